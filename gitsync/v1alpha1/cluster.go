@@ -1,0 +1,59 @@
+// Package v1alpha1 holds the kinds that Pleach adds to Kubernetes' own: the API group pleach.dev.
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Group, version and the file that holds the one Cluster object of a config repository.
+const (
+	APIVersion  = "pleach.dev/v1alpha1"
+	ClusterKind = "Cluster"
+	ClusterFile = "pleach.yaml"
+)
+
+// Annotations and labels of ours.
+const (
+	NodeKeyAnnotation  = "pleach.dev/node-key"  // on a Node: ssh-ed25519 public key; two, separated by a comma, during rotation
+	TokenKeyAnnotation = "pleach.dev/token-key" // on a Node: PEM-free base64 PKIX P-256 public key, for ServiceAccount tokens
+	AddressAnnotation  = "pleach.dev/address"   // on a Node: host[:port] where to join, optional
+
+	SlotAnnotation     = "pleach.dev/slot"     // on a Pod: the reconcile.Instance identity as JSON
+	RevisionAnnotation = "pleach.dev/revision" // on a Pod: revision of its template
+)
+
+// Cluster is the object in pleach.yaml.
+type Cluster struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+
+	Spec ClusterSpec `json:"spec"`
+}
+
+// ClusterSpec says what a config repository contains and by which rules it is read.
+type ClusterSpec struct {
+	// Version selects planner, renderer, defaults and validation for the whole flock.
+	Version int32 `json:"version"`
+	// PodCIDR is the range from which "pleach node add" takes each node's podCIDR.
+	PodCIDR     string `json:"podCIDR"`
+	ServiceCIDR string `json:"serviceCIDR,omitempty"`
+	// Apps are the units of failure, in any order; names are unique.
+	Apps   []App  `json:"apps"`
+	Status Status `json:"status,omitempty"`
+}
+
+// App is one folder of manifests: plain YAML files, or a kustomization.
+type App struct {
+	Name string `json:"name"` // DNS label
+	Path string `json:"path"` // from the repository's root
+	// Namespace is given to namespaced objects that name none; "default" when empty.
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// Status says where observed state is written.
+type Status struct {
+	Branch string `json:"branch,omitempty"` // "pleach/status" when empty
+	Remote string `json:"remote,omitempty"` // the config repository's remote when empty
+	// PushesPerMinute bounds the pushes of the whole flock; 6 when 0.
+	PushesPerMinute int32 `json:"pushesPerMinute,omitempty"`
+}
