@@ -1,0 +1,33 @@
+// Package needs lets a test say what it cannot do without. What is lacking skips the test with a
+// printed reason; with PLEACH_NO_SKIP=1, as in CI, it fails instead.
+package needs
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// Root asks for uid 0.
+func Root(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		lacking(t, "root")
+	}
+}
+
+// Command asks for a program on PATH.
+func Command(t testing.TB, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		lacking(t, "the program "+name)
+	}
+}
+
+func lacking(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("PLEACH_NO_SKIP") == "1" {
+		t.Fatalf("needs %s, and PLEACH_NO_SKIP=1 forbids skipping", what)
+	}
+	t.Skipf("skipped: needs %s", what)
+}
