@@ -3,11 +3,11 @@
 package gitsync
 
 import (
-	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/pleachdev/pleach/gitsync/manifest"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/reconcile"
 )
@@ -28,7 +28,7 @@ type Accepted struct {
 	// refused since the app's accepted version. Sorted by level, then app. Empty when all is well.
 	Refusals []Refusal
 	// Warnings of the accepted versions: what is not supported yet, policy warnings.
-	Warnings []Problem
+	Warnings []manifest.Problem
 }
 
 // App is the accepted version of one app.
@@ -47,36 +47,12 @@ type Refusal struct {
 	Reason  string // one sentence: "signed by a key that trust/allowed_signers does not know: SHA256:…"
 	// Running is the accepted commit that stays in force.
 	Running  reconcile.Commit
-	Problems []Problem
+	Problems []manifest.Problem
 }
 
 // ClusterUnit names the cluster's own files (pleach.yaml, trust, nodes, policies) where an app's
 // name is expected.
 const ClusterUnit = "pleach.dev"
-
-// Problem is one finding about a manifest, for a person to mend.
-type Problem struct {
-	App    string
-	Path   string // from the repository's root
-	Line   int    // 0 when unknown
-	Object string // "apps/v1 Deployment default/web", "" when the file is no object
-	Field  string // "spec.template.spec.containers[0].image", "" for the whole object
-	Reason string
-}
-
-// Error is "file:line: field: reason"; parts that are not known are left out.
-func (p Problem) Error() string {
-	s := p.Path
-	if p.Line > 0 {
-		s = fmt.Sprintf("%s:%d", s, p.Line)
-	}
-	if p.Field != "" {
-		s += ": " + p.Field
-	} else if p.Object != "" {
-		s += ": " + p.Object
-	}
-	return s + ": " + p.Reason
-}
 
 // Remote says how the last contact with the remote went.
 type Remote struct {

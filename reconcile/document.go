@@ -51,7 +51,7 @@ type Document struct {
 	Node string `json:"node"`
 	Boot int64  `json:"boot"` // boot counter, kept on the node's disk
 	Seq  int64  `json:"seq"`  // grows within a boot
-	// Accepted maps an app to its accepted commit; the key "" is the cluster's own files
+	// Accepted maps an app to its accepted commit; the key "pleach.dev" is the cluster's own files
 	// (pleach.yaml, trust, nodes, policies).
 	Accepted map[string]Commit `json:"accepted"`
 	Head     Commit            `json:"head"`     // the newest head that the node has verified
