@@ -1,0 +1,128 @@
+// Package state holds what this node knows: what it accepted from Git, what every node says of
+// itself, the pods it runs, how the workloads are, and what happened lately.
+//
+// Writers hand over values and give them up: nothing that went into a [Store] is changed again, by
+// anybody. Readers take a [Snapshot], which stays as it is while the store moves on. Writing what
+// is there already is no change and wakes nobody; it costs a comparison, and nothing when the very
+// same pointer comes again.
+package state
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/reconcile"
+)
+
+// Table names a part of the store that can be waited for.
+type Table string
+
+// The tables of a store.
+const (
+	Accepted     Table = "accepted"
+	Remote       Table = "remote"
+	Documents    Table = "documents"
+	Pods         Table = "pods"
+	Workloads    Table = "workloads"
+	Decisions    Table = "decisions"
+	Events       Table = "events"
+	StatusBranch Table = "statusBranch"
+)
+
+// StatusPush says how the writing of the status branch goes.
+type StatusPush struct {
+	URL    string `json:"url,omitempty"` // without credentials
+	Branch string `json:"branch"`
+	// Commit is the last one that this node pushed, full hex; "" before the first.
+	Commit  string    `json:"commit,omitempty"`
+	LastTry time.Time `json:"lastTry,omitzero"`
+	LastOK  time.Time `json:"lastOK,omitzero"`
+	Err     string    `json:"err,omitempty"` // of the last try; "" when it went well
+	// Waiting is the time of the oldest change that is not pushed yet; zero when there is none.
+	Waiting time.Time `json:"waiting,omitzero"`
+}
+
+// Store is the whole of it. Its methods may be called from any goroutine.
+type Store struct {
+	db *memdb.MemDB
+	// mu makes read, compare and write one step. memdb serialises writers too, but only once they
+	// hold a transaction, and events need the counter as well.
+	mu       sync.Mutex
+	eventSeq uint64 // of the last event
+	events   int    // rows in the table
+}
+
+// New returns an empty store.
+func New() *Store {
+	db, err := memdb.NewMemDB(schema)
+	if err != nil {
+		panic(err) // the schema is a constant of this package and covered by every test
+	}
+	return &Store{db: db}
+}
+
+// SetAccepted replaces the accepted state.
+func (s *Store) SetAccepted(a *gitsync.Accepted) { put(s, acceptedTable, a) }
+
+// SetRemote replaces what is known of the remote.
+func (s *Store) SetRemote(r gitsync.Remote) { put(s, remoteTable, &r) }
+
+// SetStatusPush replaces the state of the status branch's writer.
+func (s *Store) SetStatusPush(p StatusPush) { put(s, statusBranchTable, &p) }
+
+// SetDocument replaces one node's document.
+func (s *Store) SetDocument(d *reconcile.Document) { put(s, documentTable, d) }
+
+// DeleteDocument forgets a node's document.
+func (s *Store) DeleteDocument(node string) { remove(s, documentTable, node) }
+
+// SetPods replaces the pods of this node: those that are not in pods are forgotten.
+func (s *Store) SetPods(pods []*corev1.Pod) { replace(s, podTable, pods) }
+
+// SetPod adds or replaces one pod of this node, told by its uid.
+func (s *Store) SetPod(p *corev1.Pod) { put(s, podTable, p) }
+
+// DeletePod forgets one pod.
+func (s *Store) DeletePod(uid types.UID) { remove(s, podTable, string(uid)) }
+
+// SetWorkloads replaces the statuses of all workloads.
+func (s *Store) SetWorkloads(w []reconcile.WorkloadStatus) { replace(s, workloadTable, pointers(w)) }
+
+// SetDecisions replaces the decisions about all slots.
+func (s *Store) SetDecisions(d []Decision) { replace(s, decisionTable, pointers(d)) }
+
+// Snapshot returns the store as it is now. It costs next to nothing, however much is in the store.
+func (s *Store) Snapshot() Snapshot { return Snapshot{txn: s.db.Txn(false)} }
+
+func pointers[T any](s []T) []*T {
+	out := make([]*T, len(s))
+	for i := range s {
+		out[i] = &s[i]
+	}
+	return out
+}
+
+// Decision says what was decided for one slot and by which rule; "pleach explain" prints it.
+type Decision struct {
+	Slot      reconcile.Slot   `json:"slot"`
+	Kind      string           `json:"kind"` // of the workload
+	Namespace string           `json:"namespace"`
+	Workload  string           `json:"workload"` // its name
+	Source    reconcile.Source `json:"source"`
+	Commit    reconcile.Commit `json:"commit"`   // the accepted commit that last changed the workload
+	Revision  string           `json:"revision"` // that the slot should have
+	Node      string           `json:"node,omitempty"`
+	Pod       string           `json:"pod,omitempty"`
+	// Rule names what decided: "keeps its node", "rollout 1b: maxUnavailable", "no node fits" …
+	Rule   string `json:"rule"`
+	Reason string `json:"reason,omitempty"` // the rule's words for this slot
+}
+
+// joined makes an index key of parts. Kubernetes' names hold no zero byte.
+func joined(parts ...string) string { return strings.Join(parts, "\x00") }
