@@ -1,0 +1,70 @@
+package cni
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/pleachdev/pleach/netplugins/ipam"
+)
+
+// Version is the CNI specification version that the plugin speaks.
+const Version = "1.1.0"
+
+// Type is the plugin's name in a network configuration: the name of its program.
+const Type = "pleach-cni"
+
+// Config is the plugin's part of a network configuration.
+type Config struct {
+	types.PluginConf
+
+	Bridge   string       `json:"bridge"`   // the node's bridge; it must exist
+	PodCIDR  netip.Prefix `json:"podCIDR"`  // the node's range, IPv4
+	MTU      int          `json:"mtu"`      // bytes, of both ends of the pod's link
+	LeaseDir string       `json:"leaseDir"` // absolute
+}
+
+// List is the network configuration list that a container runtime reads from its CNI directory.
+func List(network string, c Config) ([]byte, error) {
+	plugin := struct {
+		Type     string       `json:"type"`
+		Bridge   string       `json:"bridge"`
+		PodCIDR  netip.Prefix `json:"podCIDR"`
+		MTU      int          `json:"mtu"`
+		LeaseDir string       `json:"leaseDir"`
+	}{Type, c.Bridge, c.PodCIDR, c.MTU, c.LeaseDir}
+	b, err := json.MarshalIndent(map[string]any{
+		"cniVersion": Version,
+		"name":       network,
+		"plugins":    []any{plugin},
+	}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("network configuration %s: %w", network, err)
+	}
+	return append(b, '\n'), nil
+}
+
+func parse(stdin []byte) (Config, error) {
+	var c Config
+	if err := json.Unmarshal(stdin, &c); err != nil {
+		return Config{}, types.NewError(types.ErrDecodingFailure, "network configuration: "+err.Error(), "")
+	}
+	for _, bad := range []struct {
+		when bool
+		what string
+	}{
+		{c.Bridge == "", "bridge: must not be empty"},
+		{!c.PodCIDR.IsValid(), "podCIDR: must not be empty"},
+		{c.PodCIDR.IsValid() && !c.PodCIDR.Addr().Is4(), "podCIDR: IPv6 is not supported yet, got " + c.PodCIDR.String()},
+		{c.LeaseDir == "", "leaseDir: must not be empty"},
+	} {
+		if bad.when {
+			return Config{}, types.NewError(types.ErrInvalidNetworkConfig, bad.what, "")
+		}
+	}
+	return c, nil
+}
+
+func (c Config) leases() ipam.Store { return ipam.Store{Dir: c.LeaseDir, Range: c.PodCIDR} }
