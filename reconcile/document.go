@@ -57,7 +57,10 @@ type Document struct {
 	Head     Commit            `json:"head"`     // the newest head that the node has verified
 	Versions []int32           `json:"versions"` // values of spec.version that the agent can do
 
+	// Capacity is what the machine has, Allocatable what of it pods may ask for.
+	Capacity    corev1.ResourceList    `json:"capacity,omitempty"`
 	Allocatable corev1.ResourceList    `json:"allocatable"`
+	Addresses   []corev1.NodeAddress   `json:"addresses,omitempty"`
 	Conditions  []corev1.NodeCondition `json:"conditions,omitempty"`
 	NodeInfo    corev1.NodeSystemInfo  `json:"nodeInfo,omitzero"`
 	Instances   []Instance             `json:"instances"` // sorted by namespace, name
