@@ -1,0 +1,239 @@
+package gitstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+)
+
+// fetchTimeout bounds a fetch whose context has no deadline of its own.
+const fetchTimeout = 5 * time.Minute
+
+// Fetch brings the whole history of a ref ("refs/heads/main") into the store and returns the commit
+// where it points. When Fetch returns without an error, that commit and its tree can be read.
+//
+// It errors with [ErrUnreachable] when the remote did not deliver, with [ErrMissingRef] when it has
+// no such ref, and with an [*ObjectError] when what it sent is not fit for the store.
+func (s *Store) Fetch(ctx context.Context, r Remote, ref string) (string, error) {
+	return s.fetch(ctx, r, ref, 0)
+}
+
+// FetchTip is [Store.Fetch] without the history: one commit and its tree. Ancestry cannot be asked
+// of it, so that a store should hold tips only or histories only.
+func (s *Store) FetchTip(ctx context.Context, r Remote, ref string) (string, error) {
+	return s.fetch(ctx, r, ref, 1)
+}
+
+func (s *Store) fetch(ctx context.Context, r Remote, ref string, depth int) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	l, err := r.parse()
+	if err != nil {
+		return "", err
+	}
+	refs, err := s.Refs(ctx, r, ref)
+	if err != nil {
+		return "", err
+	}
+	id, ok := refs[ref]
+	if !ok {
+		return "", fmt.Errorf("fetch %s of %s: %w", ref, r, ErrMissingRef)
+	}
+	want, err := parseID(id)
+	if err != nil {
+		return "", err
+	}
+	// What the store has is not asked for, unless it turns out that something is lacking: then all
+	// of it is, so that a damaged store mends itself.
+	haves := s.haves(r, ref)
+	if depth > 0 {
+		haves = nil
+	}
+	for missing := s.loads(want, depth); missing != nil; missing = s.loads(want, depth) {
+		pack, err := s.download(ctx, l, r, want, haves, depth)
+		if err != nil {
+			return "", err
+		}
+		err = s.addPack(pack)
+		_ = pack.Close()           // read to its end
+		_ = os.Remove(pack.Name()) // sweep takes what stays
+		if err != nil {
+			return "", fmt.Errorf("fetch %s of %s: %w", ref, r, err)
+		}
+		if len(haves) == 0 {
+			// A server that sends less than it announced must not be believed.
+			if err := s.loads(want, depth); err != nil {
+				return "", fmt.Errorf("fetch %s of %s: %w", ref, r, err)
+			}
+		}
+		haves = nil
+	}
+	if depth == 0 {
+		if err := s.record(r, ref, want); err != nil {
+			return "", fmt.Errorf("git store: %w", err)
+		}
+	}
+	return id, nil
+}
+
+// loads reports what keeps a commit from being read: itself, its tree, or, when the history was
+// asked for, any of its ancestors.
+func (s *Store) loads(id plumbing.Hash, depth int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if depth == 0 {
+		if _, err := s.levelLocked(id); err != nil {
+			return err
+		}
+	}
+	c, err := s.commitLocked(id)
+	if err != nil {
+		// A commit that is malformed is here all the same; Commit will refuse it with its reason.
+		if oe, ok := errors.AsType[*ObjectError](err); ok && !oe.Missing {
+			return nil
+		}
+		return err
+	}
+	tree, err := parseID(c.Tree)
+	if err != nil {
+		return err
+	}
+	_, err = s.rawLocked(tree, plumbing.TreeObject)
+	return err
+}
+
+// download asks for what the store lacks of want, and returns the pack as a temporary file.
+func (s *Store) download(ctx context.Context, l location, r Remote, want plumbing.Hash, haves []plumbing.Hash, depth int) (*os.File, error) {
+	client, ep, auth, err := l.transport(maxPackBytes)
+	if err != nil {
+		return nil, err
+	}
+	session, err := client.NewUploadPackSession(ep, auth)
+	if err != nil {
+		return nil, unreachable(r, "fetch", err)
+	}
+	defer func() { _ = session.Close() }() // the pack has been read
+	if !l.http() {
+		// A file session is one conversation and starts with this; over HTTP each request stands
+		// alone, and the refs are known already.
+		if _, err := session.AdvertisedReferencesContext(ctx); err != nil {
+			return nil, unreachable(r, "fetch", err)
+		}
+	}
+	// Every server of the last fifteen years has these; thin packs are not asked for, since a pack
+	// must be whole by itself to be indexed before anything is believed.
+	req := packp.NewUploadPackRequest()
+	for _, c := range []capability.Capability{capability.OFSDelta, capability.Sideband64k, capability.NoProgress} {
+		if err := req.Capabilities.Set(c); err != nil {
+			return nil, err
+		}
+	}
+	req.Wants, req.Haves = []plumbing.Hash{want}, haves
+	if depth > 0 {
+		req.Depth = packp.DepthCommits(depth)
+		if err := req.Capabilities.Set(capability.Shallow); err != nil {
+			return nil, err
+		}
+	}
+	res, err := session.UploadPack(ctx, req)
+	if err != nil {
+		return nil, unreachable(r, "fetch", err)
+	}
+	defer func() { _ = res.Close() }() // read to its end
+	f, err := os.CreateTemp(s.tempDir(), "tmp_fetch_")
+	if err != nil {
+		return nil, err
+	}
+	n, err := io.Copy(f, io.LimitReader(sideband.NewDemuxer(sideband.Sideband64k, res), maxPackBytes+1))
+	switch {
+	case err != nil:
+		err = unreachable(r, "fetch", err)
+	case n > maxPackBytes:
+		err = &ObjectError{ID: want.String(), Reason: fmt.Sprintf("comes with a history of more than %d MiB", maxPackBytes>>20)}
+	}
+	if err != nil {
+		_ = f.Close()
+		_ = os.Remove(f.Name()) // sweep takes what stays
+		return nil, err
+	}
+	return f, nil
+}
+
+func (s *Store) tempDir() string {
+	if s.dir == "" {
+		return ""
+	}
+	return filepath.Join(s.dir, "objects", "pack")
+}
+
+// haves names commits that the store has with all their history: what was last fetched of the ref,
+// and ancestors ever further back, in case the branch was rewound.
+func (s *Store) haves(r Remote, ref string) []plumbing.Hash {
+	if s.dir == "" {
+		return nil
+	}
+	data, err := os.ReadFile(s.refPath(r, ref))
+	if err != nil {
+		return nil
+	}
+	id, err := parseID(strings.TrimSpace(string(data)))
+	if err != nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var haves []plumbing.Hash
+	for step, next := 0, 0; len(haves) < 32; step++ {
+		parents, err := s.parentsLocked(id)
+		if err != nil {
+			break
+		}
+		if step == next {
+			haves, next = append(haves, id), 2*next+1
+		}
+		if len(parents) == 0 {
+			break
+		}
+		id = parents[0]
+	}
+	return haves
+}
+
+// record remembers what was fetched. A commit that the ref has left, by a force-push, keeps a
+// ref of its own: somebody may still run it.
+func (s *Store) record(r Remote, ref string, id plumbing.Hash) error {
+	if s.dir == "" {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path := s.refPath(r, ref)
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	before := strings.TrimSpace(string(old))
+	if before == id.String() {
+		return nil
+	}
+	if beforeID, err := parseID(before); err == nil {
+		if follows, err := s.isAncestorLocked(beforeID, id); err != nil || !follows {
+			kept := filepath.Join(filepath.Dir(path), "left-"+before)
+			if err := writeFile(kept, []byte(before+"\n")); err != nil {
+				return err
+			}
+		}
+	}
+	return writeFile(path, []byte(id.String()+"\n"))
+}
+
