@@ -1,0 +1,213 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"syscall"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/pleachdev/pleach/reconcile"
+)
+
+// Client asks the agent of this machine. Errors of the agent are Kubernetes' own and answer to
+// apierrors.IsNotFound and its like.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// NewClient returns a client for a socket. It does not connect yet.
+func NewClient(socket string) *Client {
+	return &Client{socket: socket, http: http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+// ListOptions narrow a list. The zero value means everything.
+type ListOptions struct {
+	Namespace, Name string
+	Selector        string // a label selector in kubectl's syntax
+}
+
+func (o ListOptions) query() url.Values {
+	values := url.Values{}
+	for name, value := range map[string]string{"namespace": o.Namespace, "name": o.Name, "labelSelector": o.Selector} {
+		if value != "" {
+			values.Set(name, value)
+		}
+	}
+	return values
+}
+
+// Status returns the state of the whole node.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	var st Status
+	return &st, c.get(ctx, "/v1/status", nil, &st)
+}
+
+// List returns the objects of a kind. A name that is not there is a NotFound error.
+func (c *Client) List(ctx context.Context, k Kind, o ListOptions) ([]reconcile.K8sObject, error) {
+	var list objectList[json.RawMessage]
+	if err := c.get(ctx, "/v1/objects/"+k.Resource, o.query(), &list); err != nil {
+		return nil, err
+	}
+	out := make([]reconcile.K8sObject, len(list.Items))
+	for i, item := range list.Items {
+		out[i] = k.New()
+		if err := json.Unmarshal(item, out[i]); err != nil {
+			return nil, fmt.Errorf("%s from the agent: %w", k.Resource, err)
+		}
+	}
+	return out, nil
+}
+
+// Watch calls f for every object that is there, once with watch.Bookmark and nil, and from then on
+// for every change, until ctx ends or f returns an error, which it passes on.
+func (c *Client) Watch(ctx context.Context, k Kind, o ListOptions, f func(watch.EventType, reconcile.K8sObject) error) error {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/objects/"+k.Resource+"/watch", o.query())
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close() //nolint:errcheck // it was read, or is given up
+	for decoder := json.NewDecoder(resp.Body); ; {
+		var e watchEvent[json.RawMessage]
+		if err := decoder.Decode(&e); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			return fmt.Errorf("the agent ended the watch: %w", err)
+		}
+		var object reconcile.K8sObject
+		if e.Type != watch.Bookmark {
+			object = k.New()
+			if err := json.Unmarshal(e.Object, object); err != nil {
+				return fmt.Errorf("%s from the agent: %w", k.Resource, err)
+			}
+		}
+		if err := f(e.Type, object); err != nil {
+			return err
+		}
+	}
+}
+
+// Describe returns what is known of the object of that name, or of all whose names begin with it.
+func (c *Client) Describe(ctx context.Context, k Kind, o ListOptions) ([]Description, error) {
+	var out []Description
+	return out, c.get(ctx, "/v1/describe/"+k.Resource, o.query(), &out)
+}
+
+// Explain returns what was decided about a pod's or a workload's slots; slot narrows it to one, an
+// ordinal or a node's name.
+func (c *Client) Explain(ctx context.Context, k Kind, namespace, name, slot string) ([]Explanation, error) {
+	query := ListOptions{Namespace: namespace, Name: name}.query()
+	if slot != "" {
+		query.Set("slot", slot)
+	}
+	var out []Explanation
+	return out, c.get(ctx, "/v1/explain/"+k.Resource, query, &out)
+}
+
+// Logs copies a container's log to w.
+func (c *Client) Logs(ctx context.Context, namespace, pod string, o *corev1.PodLogOptions, w io.Writer) error {
+	resp, err := c.do(ctx, http.MethodGet, podPath(namespace, pod)+"/log", logQuery(o))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close() //nolint:errcheck // it was read, or is given up
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("log of pod %s/%s: %w", namespace, pod, err)
+	}
+	return nil
+}
+
+// Exec prepares a command in a container and returns the URL of its streams, for client-go's
+// remotecommand.
+func (c *Client) Exec(ctx context.Context, namespace, pod string, o *corev1.PodExecOptions) (*url.URL, error) {
+	query := url.Values{"command": o.Command}
+	if o.Container != "" {
+		query.Set("container", o.Container)
+	}
+	for name, value := range map[string]bool{"stdin": o.Stdin, "stdout": o.Stdout, "stderr": o.Stderr, "tty": o.TTY} {
+		query.Set(name, strconv.FormatBool(value))
+	}
+	resp, err := c.do(ctx, http.MethodPost, podPath(namespace, pod)+"/exec", query)
+	if err != nil {
+		return nil, err
+	}
+	var answer execAnswer
+	if err := decode(resp, &answer); err != nil {
+		return nil, err
+	}
+	return url.Parse(answer.URL)
+}
+
+func podPath(namespace, pod string) string {
+	return "/v1/pods/" + url.PathEscape(namespace) + "/" + url.PathEscape(pod)
+}
+
+func (c *Client) get(ctx context.Context, path string, query url.Values, into any) error {
+	resp, err := c.do(ctx, http.MethodGet, path, query)
+	if err != nil {
+		return err
+	}
+	return decode(resp, into)
+}
+
+func decode(resp *http.Response, into any) error {
+	defer resp.Body.Close() //nolint:errcheck // it was read to its end
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		return fmt.Errorf("answer of the agent: %w", err)
+	}
+	return nil
+}
+
+// do returns the answer of a request that went well; its body is the caller's to close.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://agent"+path+"?"+query.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	var status metav1.Status
+	if err := decode(resp, &status); err != nil || status.Message == "" {
+		return nil, fmt.Errorf("the agent answers %q to %s %s; is it of another version?", resp.Status, method, path)
+	}
+	return nil, &apierrors.StatusError{ErrStatus: status}
+}
+
+// explain turns a failed connection into what to do about it.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no agent runs here: nobody listens on %s\n"+
+			"  to fix: start it with \"pleach agent\", or name its directory with --dir", c.socket)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s: permission denied\n  to fix: run this command as root", c.socket)
+	}
+	if inner, ok := errors.AsType[*url.Error](err); ok {
+		err = inner.Err // its text holds a URL that means nothing to people
+	}
+	return err
+}
