@@ -12,7 +12,7 @@ import (
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		lacking(t, "root")
+		Lacking(t, "root")
 	}
 }
 
@@ -20,11 +20,12 @@ func Root(t testing.TB) {
 func Command(t testing.TB, name string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		lacking(t, "the program "+name)
+		Lacking(t, "the program "+name)
 	}
 }
 
-func lacking(t testing.TB, what string) {
+// Lacking skips the test, or fails it, for want of what.
+func Lacking(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("PLEACH_NO_SKIP") == "1" {
 		t.Fatalf("needs %s, and PLEACH_NO_SKIP=1 forbids skipping", what)
