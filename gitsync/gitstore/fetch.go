@@ -236,4 +236,3 @@ func (s *Store) record(r Remote, ref string, id plumbing.Hash) error {
 	}
 	return writeFile(path, []byte(id.String()+"\n"))
 }
-

@@ -1,0 +1,33 @@
+package trust
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// ParseNodeKeys reads the node-key annotation of a Node: one ed25519 public key, or two, separated
+// by a comma, while the key is being replaced.
+func ParseNodeKeys(annotation string) ([]ssh.PublicKey, error) {
+	fields := strings.Split(annotation, ",")
+	if len(fields) > 2 {
+		return nil, fmt.Errorf("node key: has %d keys; want one, or two during rotation", len(fields))
+	}
+	keys := make([]ssh.PublicKey, len(fields))
+	for i, field := range fields {
+		key, err := parseKey(strings.TrimSpace(field))
+		if err != nil {
+			return nil, fmt.Errorf("node key: %w", err)
+		}
+		if key.Type() != ssh.KeyAlgoED25519 {
+			return nil, fmt.Errorf("node key: is %s; want %s", key.Type(), ssh.KeyAlgoED25519)
+		}
+		keys[i] = key
+	}
+	if len(keys) == 2 && string(keys[0].Marshal()) == string(keys[1].Marshal()) {
+		return nil, errors.New("node key: has the same key twice")
+	}
+	return keys, nil
+}
