@@ -28,6 +28,8 @@ type Instance struct {
 	Cause    string    `json:"cause"`   // the commit, or "<node>/<boot>" lost, that opened the slot
 	// Commit is the accepted commit for which the pod was started.
 	Commit Commit `json:"commit"`
+	// App is the entry of spec.apps that the workload belongs to.
+	App string `json:"app"`
 
 	Kind      string    `json:"kind"` // of the workload
 	Namespace string    `json:"namespace"`

@@ -1,0 +1,377 @@
+package reconcile
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pleachdev/pleach/placement"
+)
+
+const (
+	clusterUnit = "pleach.dev" // the cluster's own files, among the accepted
+
+	rankDelay    = 4 * time.Second  // each rank waits as much longer than the one before
+	declineFirst = 30 * time.Second // how long a node that declined is not asked again, doubled each time
+	waveSettles  = time.Minute      // a claim that old belongs to no wave
+)
+
+// cause is what opened a slot. Causes are ordered: commits along the history, then lost nodes.
+type cause struct {
+	name  string // commit id, or "<node>/<boot>"
+	level int64  // of the commit; 0 for a lost node
+}
+
+func causeOf(c Commit) cause { return cause{name: c.ID, level: c.Level} }
+
+func (c cause) compare(o cause) int {
+	if (c.level == 0) != (o.level == 0) {
+		return cmp.Compare(o.level, c.level)
+	}
+	return cmp.Or(cmp.Compare(c.level, o.level), cmp.Compare(c.name, o.name))
+}
+
+// causeOf says what opened an empty slot.
+func (p *pass) causeOf(w *workload, s *slot) cause {
+	m := p.state.Slots[s.key]
+	if i := slices.IndexFunc(p.nodes, func(n Node) bool { return n.Node.Name == m.Node }); i >= 0 && p.nodes[i].Gone {
+		return cause{name: fmt.Sprintf("%s/%d", m.Node, m.Boot)}
+	}
+	return causeOf(w.object.Commit)
+}
+
+// sizes remembers what templates ask for.
+type sizes map[*Template]size
+
+type size struct {
+	requests    placement.Resources
+	constraints *placement.Constraints
+}
+
+// size returns what a template of a workload asks for.
+func (p *pass) size(w *workload, t *Template) size {
+	z, ok := p.sizes[t]
+	if !ok {
+		spec := p.spec(w, t)
+		z = size{placement.RequestsOf(spec), placement.ConstraintsOf(spec)}
+		p.sizes[t] = z
+	}
+	return z
+}
+
+// uses returns what an instance holds of its node: as its pod says, else its template, else the
+// newest one.
+func (p *pass) uses(w *workload, m Instance) placement.Resources {
+	if pod := p.pods[m.UID]; pod != nil {
+		return placement.RequestsOf(&pod.Spec)
+	}
+	if w == nil {
+		return placement.Resources{Pods: 1}
+	}
+	return p.size(w, cmp.Or(w.template(m.Revision), &w.templates[0])).requests
+}
+
+// placementNode joins what Git says of a node with its own document.
+func (p *pass) placementNode(n Node) placement.Node {
+	out := placement.Node{
+		Name: n.Node.Name, Labels: n.Node.Labels, Taints: n.Node.Spec.Taints,
+		Unschedulable: n.Node.Spec.Unschedulable, Gone: n.Gone && n.Node.Name != p.in.Self,
+		Allocatable: placement.ResourcesOf(n.Node.Status.Allocatable),
+	}
+	d := p.docs[n.Node.Name]
+	if d == nil {
+		if n.Node.Name != p.in.Self {
+			// It has never said what it can take.
+			out.Taints = append(slices.Clone(out.Taints), corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
+		}
+		return out
+	}
+	if len(d.Allocatable) > 0 {
+		out.Allocatable = placement.ResourcesOf(d.Allocatable)
+	}
+	for _, c := range d.Conditions {
+		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+			out.Taints = append(slices.Clone(out.Taints), corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
+		}
+	}
+	return out
+}
+
+// evictedBy returns the taint that drives the workload's pods from this node.
+func (p *pass) evictedBy(w *workload) (corev1.Taint, bool) {
+	i := slices.IndexFunc(p.nodes, func(n Node) bool { return n.Node.Name == p.in.Self })
+	if i < 0 {
+		return corev1.Taint{}, false
+	}
+	c := p.size(w, &w.templates[0]).constraints
+	for _, t := range p.nodes[i].Node.Spec.Taints {
+		one := placement.Node{Taints: []corev1.Taint{t}}
+		if !c.Keeps(&one) {
+			return t, true
+		}
+	}
+	return corev1.Taint{}, false
+}
+
+// place plans all slots, and claims those that are this node's to start.
+func (p *pass) place() {
+	plan := placement.Plan(p.planInput())
+	free := p.room()
+	for _, x := range p.wants {
+		a, _ := plan.Find(x.key())
+		p.claim(x, a, &free)
+	}
+}
+
+// key names a want in the plan. The new pod of a slot that surges is planned beside the old one.
+func (x *want) key() string {
+	if x.beside != nil {
+		return x.s.key + "+"
+	}
+	return x.s.key
+}
+
+// planInput lists all slots: those that are wanted, those that are filled, and what else holds room.
+func (p *pass) planInput() placement.Input {
+	var in placement.Input
+	for _, n := range p.nodes {
+		in.Nodes = append(in.Nodes, p.placementNode(n))
+	}
+	waves := p.waves()
+	for _, x := range p.wants {
+		z := p.size(x.w, x.template)
+		e := placement.Slot{Key: x.key(), Requests: z.requests, Constraints: z.constraints, Priority: priority(&x.template.Spec.Spec), Node: p.fixed(x.w, x.s, x.template), Wave: waves[x.cause.name]}
+		if x.beside != nil {
+			e.Incumbent = x.beside.Node
+		} else if r, node := p.release(x.s); r != nil {
+			e.Incumbent = node
+		}
+		in.Slots = append(in.Slots, e)
+	}
+	held := func(w *workload, list []Instance) {
+		for _, m := range list {
+			if !m.ended() {
+				in.Held = append(in.Held, placement.Held{Node: m.Node, Requests: p.uses(w, m)})
+			}
+		}
+	}
+	for _, w := range p.workloads {
+		for _, s := range w.slots {
+			live := append(s.old[:len(s.old):len(s.old)], s.now...)
+			if len(live) > 0 {
+				m := live[0]
+				z := p.size(w, cmp.Or(w.template(m.Revision), &w.templates[0]))
+				e := placement.Slot{Key: s.key, Requests: p.uses(w, m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
+				if p.in.Now.Sub(m.Claimed) < waveSettles {
+					e.Wave = waves[m.Cause]
+				}
+				in.Slots = append(in.Slots, e)
+				held(w, live[1:])
+			}
+			held(w, s.leaving)
+		}
+		held(w, w.surplus)
+	}
+	held(nil, p.strays)
+	return in
+}
+
+// fixed is the only node that will do for a slot.
+func (p *pass) fixed(w *workload, s *slot, t *Template) string {
+	if w.kind == kindDaemonSet {
+		return s.id.Node
+	}
+	return t.Spec.Spec.NodeName
+}
+
+// waves numbers the causes of the slots that are open, oldest first, from 1.
+func (p *pass) waves() map[string]int {
+	causes := map[string]cause{}
+	for _, x := range p.wants {
+		causes[x.cause.name] = x.cause
+	}
+	waves := map[string]int{}
+	for i, c := range slices.SortedFunc(maps.Values(causes), cause.compare) {
+		waves[c.name] = i + 1
+	}
+	return waves
+}
+
+// room is what this node has left for pods, by what it really runs.
+func (p *pass) room() placement.Resources {
+	var free placement.Resources
+	for _, n := range p.nodes {
+		if n.Node.Name == p.in.Self {
+			free = p.placementNode(n).Allocatable
+		}
+	}
+	if d := p.docs[p.in.Self]; d != nil {
+		for _, m := range d.Instances {
+			if !m.ended() {
+				free = free.Sub(p.uses(p.byUID[m.Slot.Workload], m))
+			}
+		}
+	}
+	return free
+}
+
+// claim starts the pod if the plan, the other nodes and this node's room let it.
+func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources) {
+	say := func(rule, reason string) {
+		e := p.explain(x.w, x.s, rule, reason)
+		e.Revision, e.Candidates = x.template.Revision, a.Candidates
+		if x.beside == nil {
+			e.Node = a.Node
+		}
+	}
+	if a.Node == "" {
+		if x.beside != nil && p.stopInstead(x) {
+			return
+		}
+		say(RulePlacement, a.Reason)
+		return
+	}
+	since := p.open(x.s, x.template.Revision)
+	rank, why := p.rank(x, a, since)
+	if why != "" {
+		say(RuleClaim, why)
+		return
+	}
+	if rank < 0 {
+		say(RulePlacement, fmt.Sprintf("node %s is to start it", a.Node))
+		return
+	}
+	if why := p.gate(x.w.object.Source.App); why != "" {
+		say(RuleClaim, why)
+		return
+	}
+	z := p.size(x.w, x.template)
+	if reasons := z.requests.Fits(*free); len(reasons) > 0 {
+		reason := fmt.Sprintf("node %s declined: %s", p.in.Self, reasons[0])
+		p.declines = append(p.declines, Decline{Slot: x.s.id, Revision: x.template.Revision, Reason: reason, At: p.in.Now})
+		p.wakeAt(p.in.Now.Add(declineFirst))
+		say(RuleClaim, reason)
+		return
+	}
+	*free = free.Sub(z.requests)
+	p.start(x)
+}
+
+// rank decides whether it is this node's turn: -1 and no reason when it is none of its business.
+// The wait counts from when the slot was first seen open; nodes that declined are passed over, and
+// after all have, the first whose back-off is over tries again.
+func (p *pass) rank(x *want, a placement.Assignment, since time.Time) (int, string) {
+	mine := slices.Index(a.Candidates, p.in.Self)
+	if mine < 0 {
+		return -1, ""
+	}
+	if until, reason := p.declined(x, p.in.Self); p.in.Now.Before(until) {
+		p.wakeAt(until)
+		return mine, fmt.Sprintf("%s; tries again at %s", reason, until.UTC().Format(time.RFC3339))
+	}
+	ahead := 0
+	for _, name := range a.Candidates[:mine] {
+		if until, _ := p.declined(x, name); !p.in.Now.Before(until) {
+			ahead++
+		}
+	}
+	if turn := since.Add(time.Duration(ahead) * rankDelay); p.in.Now.Before(turn) {
+		p.wakeAt(turn)
+		return mine, fmt.Sprintf("node %s is to start it", a.Node)
+	}
+	return mine, ""
+}
+
+// declined says until when a node is not asked for a slot that it declined, and why it did.
+func (p *pass) declined(x *want, node string) (time.Time, string) {
+	d := p.docs[node]
+	if d == nil {
+		return time.Time{}, ""
+	}
+	var times int32
+	var last Decline
+	for _, c := range d.Declines {
+		if c.Slot == x.s.id && c.Revision == x.template.Revision {
+			times++
+			if !c.At.Before(last.At) {
+				last = c
+			}
+		}
+	}
+	if times == 0 {
+		return time.Time{}, ""
+	}
+	return last.At.Add(backOff(declineFirst, times)), last.Reason
+}
+
+// gate says why this node may claim nothing of an app yet. A node that has not heard everybody, or
+// whose version of the app is not the newest, would bring back what others have deleted.
+func (p *pass) gate(app string) string {
+	for _, n := range p.nodes {
+		if name := n.Node.Name; n.Stable && !n.Gone && name != p.in.Self && p.docs[name] == nil {
+			return fmt.Sprintf("waits for the document of node %s", name)
+		}
+	}
+	for _, name := range p.names() {
+		if c := p.docs[name].Accepted[app]; name != p.in.Self && c.Level > p.in.Accepted[app].Level {
+			return fmt.Sprintf("node %s has accepted a newer commit of %s: %s", name, app, c.ID)
+		}
+	}
+	return ""
+}
+
+// stopInstead lets a slot stop first whose new pod fits on no node beside the old one. Counting
+// others' documents is not enough for that, as the order of surges and stops no longer bounds it;
+// so it is for workloads that run on this node alone, whose documents are never stale.
+func (p *pass) stopInstead(x *want) bool {
+	if x.beside.Node != p.in.Self || x.w.strategy.unavailable == 0 {
+		return false
+	}
+	for _, s := range x.w.slots {
+		for _, list := range [][]Instance{s.now, s.old, s.leaving} {
+			for _, m := range list {
+				if m.Node != p.in.Self {
+					return false
+				}
+			}
+		}
+	}
+	if withinUnavailable(x.w.roll, x.s.index, stopFirst) != "" {
+		return false
+	}
+	x.w.roll.places[x.s.index].surging = false
+	p.change(x.w, x.s, *x.beside, fmt.Sprintf("revision %s follows and does not fit beside it", x.template.Revision))
+	return true
+}
+
+// start claims a slot for this node.
+func (p *pass) start(x *want) {
+	memory := p.state.Slots[x.s.key]
+	c := claim{slot: x.s.id, epoch: memory.Epoch + 1, node: p.in.Self, boot: p.in.Boot}
+	i := Instance{
+		Slot: x.s.id, Revision: x.template.Revision, Epoch: c.epoch, Node: c.node, Boot: c.boot,
+		Claimed: p.in.Now.UTC().Truncate(time.Microsecond), Cause: x.cause.name, Commit: x.w.object.Commit, App: x.w.object.Source.App,
+		Kind: x.w.kind, Namespace: x.w.namespace, Owner: x.w.name,
+		Name: c.podName(x.w, x.template.Revision), UID: c.uid(), Phase: corev1.PodPending,
+	}
+	memory.Epoch, memory.Node, memory.Boot = c.epoch, c.node, c.boot
+	p.state.Slots[x.s.key] = memory
+	p.ended(x.w, x.s)
+
+	reason := fmt.Sprintf("fills %s at revision %s", x.w.label(x.s), i.Revision)
+	if x.beside != nil {
+		reason = fmt.Sprintf("replaces %s at revision %s", x.beside.Name, i.Revision)
+	}
+	p.starts = append(p.starts, Action{Kind: Start, Instance: i, Pod: p.pod(x.w, x.template, i), Reason: reason, By: i.Cause})
+	if i.Revision == x.w.revision {
+		x.s.now = append(x.s.now, i)
+	} else {
+		x.s.old = append(x.s.old, i)
+	}
+	e := p.explain(x.w, x.s, RuleStart, reason)
+	e.Node, e.Pod, e.Revision = i.Node, i.Name, i.Revision
+}

@@ -1,0 +1,182 @@
+package reconcile
+
+import "fmt"
+
+// rollout is what the documents say of a workload's slots, as far as the rules of a rolling update
+// read it. The rules hold under any delay, loss or order of documents:
+//
+//   - A ready pod is stopped for a commit only if every other holder has accepted that commit or a
+//     later one (a promise to start no change for an older one), and fewer than maxUnavailable
+//     other slots are not ready.
+//   - Slots change in order: with w = maxSurge + maxUnavailable, slot i waits until every slot up to
+//     i - w is ready at the new revision.
+//   - Slot i surges (the new pod beside the old) if i mod w < maxSurge, else stops first. So any w
+//     slots in a row hold exactly maxUnavailable that stop first. All one way would break one of
+//     the two bounds, because the counts that a node sees are stale.
+//   - A slot that is not ready may change at once: there is nothing to lose.
+type rollout struct {
+	name        string // of the workload, for reasons
+	surge       int
+	unavailable int
+	places      []place
+	checks      []check
+}
+
+// place is one slot in a rollout.
+type place struct {
+	label    string // "web[2]", or the node of a DaemonSet's
+	ready    bool   // a pod of any revision is available
+	updated  bool   // a pod of the new revision is available and no old one lives beside it
+	surging  bool   // an old and a new pod live side by side
+	overdue  bool   // not ready at the new revision for longer than the progress deadline
+	promised bool   // its holders have accepted the commit or a later one; true without a holder
+	holder   string // of whom the promise is missing
+}
+
+// change is how a slot goes from one revision to the next.
+type change int
+
+const (
+	wait change = iota
+	stopFirst
+	surgeBeside
+)
+
+// check says why slot i must wait with its change; "" when it need not, as far as the check goes.
+type check func(r *rollout, i int, how change) string
+
+// rolloutChecks are the conditions under which a ready pod may change.
+var rolloutChecks = []check{promises, inOrder, withinUnavailable, withinSurge}
+
+// may says whether slot i, which has a pod of an older revision and none of the new, may change
+// now and how, or what it waits for.
+func (r *rollout) may(i int) (change, string) {
+	if !r.places[i].ready {
+		return stopFirst, ""
+	}
+	how := r.manner(i)
+	for _, c := range r.checks {
+		if why := c(r, i, how); why != "" {
+			return wait, why
+		}
+	}
+	return how, ""
+}
+
+// window is how many slots may be under way at once.
+func (r *rollout) window() int { return max(r.surge+r.unavailable, 1) }
+
+// manner is how a ready slot changes.
+func (r *rollout) manner(i int) change {
+	if i%r.window() < r.surge {
+		return surgeBeside
+	}
+	return stopFirst
+}
+
+func promises(r *rollout, i int, _ change) string {
+	for j, o := range r.places {
+		if j != i && !o.promised {
+			return fmt.Sprintf("waits for node %s, which runs %s, to accept the commit", o.holder, o.label)
+		}
+	}
+	return ""
+}
+
+func inOrder(r *rollout, i int, _ change) string {
+	for j := 0; j <= i-r.window(); j++ {
+		if o := r.places[j]; !o.updated && !o.overdue {
+			return fmt.Sprintf("waits for %s to be ready", o.label)
+		}
+	}
+	return ""
+}
+
+func withinUnavailable(r *rollout, i int, how change) string {
+	if how != stopFirst {
+		return ""
+	}
+	down, label := 0, ""
+	for j, o := range r.places {
+		if j != i && !o.ready {
+			down++
+			label = o.label
+		}
+	}
+	if down < r.unavailable {
+		return ""
+	}
+	if down == 1 {
+		return fmt.Sprintf("waits for %s to be ready: maxUnavailable is %d", label, r.unavailable)
+	}
+	return fmt.Sprintf("waits: %d others are not ready, maxUnavailable is %d", down, r.unavailable)
+}
+
+func withinSurge(r *rollout, i int, how change) string {
+	if how != surgeBeside {
+		return ""
+	}
+	more, label := 0, ""
+	for j, o := range r.places {
+		if j != i && o.surging {
+			more++
+			label = o.label
+		}
+	}
+	if more < r.surge {
+		return ""
+	}
+	if more == 1 {
+		return fmt.Sprintf("waits for the new pod of %s to be ready: maxSurge is %d", label, r.surge)
+	}
+	return fmt.Sprintf("waits: %d others surge, maxSurge is %d", more, r.surge)
+}
+
+// rolloutOf reads the documents.
+func (p *pass) rolloutOf(w *workload) *rollout {
+	r := &rollout{name: w.name, surge: w.strategy.surge, unavailable: w.strategy.unavailable, checks: rolloutChecks}
+	for _, s := range w.slots {
+		o := place{label: w.label(s), promised: true}
+		for _, m := range append(s.now[:len(s.now):len(s.now)], s.old...) {
+			o.ready = o.ready || m.available(w, p.in.Now)
+			if p.accepted(m.Node, w.object.Source.App).Level < w.object.Commit.Level {
+				o.promised, o.holder = false, m.Node
+			}
+		}
+		if len(s.now) > 0 {
+			o.surging = len(s.old) > 0
+			o.updated = !o.surging && s.now[0].available(w, p.in.Now)
+		}
+		if since := p.state.Slots[s.key].Unready; !o.updated && !since.IsZero() && w.strategy.deadline > 0 {
+			o.overdue = p.in.Now.Sub(since) >= w.strategy.deadline
+			if !o.overdue {
+				p.wakeAt(since.Add(w.strategy.deadline))
+			}
+		}
+		r.places = append(r.places, o)
+	}
+	return r
+}
+
+// accepted is the commit of an app that a node says it has accepted.
+func (p *pass) accepted(node, app string) Commit {
+	if node == p.in.Self {
+		return p.in.Accepted[app]
+	}
+	if d := p.docs[node]; d != nil {
+		return d.Accepted[app]
+	}
+	return Commit{}
+}
+
+// label names a slot for people.
+func (w *workload) label(s *slot) string {
+	switch w.kind {
+	case kindPod:
+		return w.name
+	case kindDaemonSet:
+		return fmt.Sprintf("%s on %s", w.name, s.id.Node)
+	default:
+		return fmt.Sprintf("%s[%d]", w.name, s.id.Ordinal)
+	}
+}

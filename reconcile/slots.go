@@ -1,0 +1,168 @@
+package reconcile
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// key names a slot in maps, states and plans: "<workload uid>/<ordinal or node>".
+func (s Slot) key() string {
+	if s.Node != "" {
+		return string(s.Workload) + "/" + s.Node
+	}
+	return string(s.Workload) + "/" + strconv.Itoa(int(s.Ordinal))
+}
+
+func (m Instance) ended() bool {
+	return m.Phase == corev1.PodSucceeded || m.Phase == corev1.PodFailed
+}
+
+// live reports whether the pod runs or is on its way to.
+func (m Instance) live() bool { return !m.Terminating && !m.ended() }
+
+// available reports whether the pod has been ready for the workload's minReadySeconds.
+func (m Instance) available(w *workload, now time.Time) bool {
+	return m.live() && m.Ready && !now.Before(m.ReadySince.Add(w.strategy.minReady))
+}
+
+// senior orders instances of one slot and revision, best first: higher epoch, then older claim,
+// then node name. It is fixed when the claim is made. Readiness has no part in it, or both sides
+// would take the other for the winner after one failed probe.
+func senior(a, b Instance) int {
+	return cmp.Or(cmp.Compare(b.Epoch, a.Epoch), a.Claimed.Compare(b.Claimed), cmp.Compare(a.Node, b.Node), cmp.Compare(a.UID, b.UID))
+}
+
+// slot is a place that a workload wants filled, and the pods in it.
+type slot struct {
+	id    Slot
+	key   string
+	index int // in the order of the rollout
+
+	now      []Instance // live, at the wanted revision, seniors first
+	old      []Instance // live, at others: available before not, newest claim first
+	leaving  []Instance // terminating
+	ended    []Instance
+	occupied bool // the step has given the slot a pod, or found one
+}
+
+// holder is the pod that speaks for the slot; nil when there is none.
+func (s *slot) holder() *Instance {
+	for _, list := range [][]Instance{s.now, s.old, s.leaving, s.ended} {
+		if len(list) > 0 {
+			return &list[0]
+		}
+	}
+	return nil
+}
+
+// collect sorts the instances of all documents into slots, and remembers what was seen.
+func (p *pass) collect() {
+	slots := map[string]*slot{}
+	for _, w := range p.workloads {
+		for _, s := range w.slots {
+			slots[s.key] = s
+		}
+	}
+	for _, name := range p.names() {
+		for _, m := range p.docs[name].Instances {
+			if m.Node != name {
+				continue // nobody speaks for another node
+			}
+			p.see(m)
+			w := p.byUID[m.Slot.Workload]
+			s := slots[m.Slot.key()]
+			switch {
+			case w == nil:
+				p.strays = append(p.strays, m)
+			case s == nil:
+				w.surplus = append(w.surplus, m)
+			case m.Terminating:
+				s.leaving = append(s.leaving, m)
+			case m.ended():
+				s.ended = append(s.ended, m)
+			case m.Revision == w.revision:
+				s.now = append(s.now, m)
+			default:
+				s.old = append(s.old, m)
+			}
+		}
+		for _, r := range p.docs[name].Releases {
+			m := p.state.Slots[r.Slot.key()]
+			m.Epoch = max(m.Epoch, r.Epoch)
+			p.state.Slots[r.Slot.key()] = m
+		}
+	}
+	for _, w := range p.workloads {
+		for _, s := range w.slots {
+			p.settle(w, s)
+		}
+	}
+}
+
+// see remembers what an instance tells of its slot.
+func (p *pass) see(m Instance) {
+	key := m.Slot.key()
+	s := p.state.Slots[key]
+	if m.Epoch >= s.Epoch {
+		s.Epoch, s.Node, s.Boot = m.Epoch, m.Node, m.Boot
+	}
+	if m.App != "" {
+		s.App = m.App
+	}
+	p.state.Slots[key] = s
+}
+
+// settle orders the pods of one slot and updates its timers.
+func (p *pass) settle(w *workload, s *slot) {
+	now := p.in.Now
+	slices.SortFunc(s.now, senior)
+	slices.SortFunc(s.old, func(a, b Instance) int {
+		if x, y := a.available(w, now), b.available(w, now); x != y {
+			if x {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(b.Claimed.Compare(a.Claimed), senior(a, b))
+	})
+	slices.SortFunc(s.leaving, senior)
+	slices.SortFunc(s.ended, senior)
+
+	m := p.state.Slots[s.key]
+	m.App = w.object.Source.App
+	for _, list := range [][]Instance{s.old, s.now} {
+		for _, x := range list {
+			if x.available(w, now) {
+				m.Revision = x.Revision
+			} else if x.Ready {
+				p.wakeAt(x.ReadySince.Add(w.strategy.minReady))
+			}
+		}
+	}
+	if len(s.now) == 0 || s.now[0].available(w, now) {
+		m.Unready, m.UnreadyRevision = time.Time{}, ""
+	} else if m.UnreadyRevision != w.revision {
+		m.Unready, m.UnreadyRevision = now, w.revision
+	}
+	if len(s.now) > 0 && s.now[0].available(w, now) && now.Sub(s.now[0].ReadySince) > backOffReset {
+		m.Failures = 0
+	}
+	if len(s.now)+len(s.old) > 0 {
+		m.Open, m.OpenRevision = time.Time{}, ""
+	}
+	p.state.Slots[s.key] = m
+}
+
+// open says since when the slot is seen open at the revision; planning again does not restart it.
+func (p *pass) open(s *slot, revision string) time.Time {
+	m := p.state.Slots[s.key]
+	if m.OpenRevision != revision {
+		m.Open, m.OpenRevision = p.in.Now, revision
+		p.state.Slots[s.key] = m
+	}
+	return m.Open
+}
