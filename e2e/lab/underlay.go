@@ -1,0 +1,218 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// The network that nodes are plugged into.
+var (
+	// ServersAddr is where nodes and pods reach the lab's servers. It is also the nodes' default
+	// gateway and so, for pods, the outside world.
+	ServersAddr = netip.MustParseAddr("10.99.0.254")
+
+	underlayPrefix = netip.MustParsePrefix("10.99.0.0/24")
+)
+
+const bridgeName = "br0"
+
+// Underlay is the bridge between the nodes, in a network namespace without a name. It belongs to
+// this process: when that ends, so do the bridge and all cables. Tests reach nodes and pods through
+// [Underlay.DialContext] and [Underlay.Client].
+type Underlay struct {
+	ns     *namespace
+	handle *netlink.Handle
+	bridge netlink.Link
+
+	mu     sync.Mutex
+	faults faults
+}
+
+// NewUnderlay makes the lab's underlay. It needs root. A lab has one.
+func (l *Lab) NewUnderlay() (*Underlay, error) {
+	ns, err := newNamespace()
+	if err != nil {
+		return nil, err
+	}
+	u := &Underlay{ns: ns}
+	l.Defer("close the underlay", u.close)
+	if u.handle, err = netlink.NewHandleAt(netns.NsHandle(ns.fd())); err != nil {
+		return nil, err
+	}
+	if err := u.build(); err != nil {
+		return nil, fmt.Errorf("build the underlay: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.underlay != nil {
+		return nil, errors.New("the lab has an underlay already")
+	}
+	l.underlay = u
+	return u, nil
+}
+
+// Underlay is the lab's underlay, nil when it has none.
+func (l *Lab) Underlay() *Underlay {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.underlay
+}
+
+func (u *Underlay) build() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridgeName
+	// Without an address of its own a bridge takes that of its lowest port, and changes it as nodes come and go.
+	attrs.HardwareAddr = net.HardwareAddr{0x02, 0x99, 0, 0, 0, 0xfe}
+	if err := u.handle.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return err
+	}
+	var err error
+	if u.bridge, err = u.handle.LinkByName(bridgeName); err != nil {
+		return err
+	}
+	if err := u.handle.AddrAdd(u.bridge, addrOf(ServersAddr)); err != nil {
+		return err
+	}
+	loopback, err := u.handle.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(u.handle.LinkSetUp(u.bridge), u.handle.LinkSetUp(loopback)); err != nil {
+		return err
+	}
+	return u.ns.do(func() error {
+		// Frames on a cable are no business of the IP tables. The file is there only when the
+		// kernel would do such a thing.
+		err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0o644)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+}
+
+func (u *Underlay) close() error {
+	if u.handle != nil {
+		u.handle.Close()
+	}
+	return u.ns.file.Close()
+}
+
+// plug connects a node's network namespace to the bridge as eth0, and gives it its address. The
+// hardware address is fixed, so that a node that was switched off and on is found again at once.
+func (u *Underlay) plug(n *Node, ns *namespace) error {
+	if err := u.unplug(n); err != nil {
+		return err
+	}
+	octets := n.Addr.As4()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = n.cable()
+	attrs.MasterIndex = u.bridge.Attrs().Index
+	cable := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.fd()),
+		PeerHardwareAddr: net.HardwareAddr{0x02, 0x99, 0, 0, 0, octets[3]},
+	}
+	if err := u.handle.LinkAdd(cable); err != nil {
+		return fmt.Errorf("plug %s in: %w", n.Name, err)
+	}
+	if err := u.handle.LinkSetUp(cable); err != nil {
+		return fmt.Errorf("plug %s in: %w", n.Name, err)
+	}
+	inside, err := netlink.NewHandleAt(netns.NsHandle(ns.fd()))
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	for _, name := range []string{"lo", "eth0"} {
+		link, err := inside.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", n.Name, name, err)
+		}
+		if name == "eth0" {
+			if err := inside.AddrAdd(link, addrOf(n.Addr)); err != nil {
+				return fmt.Errorf("%s: %s: %w", n.Name, name, err)
+			}
+		}
+		if err := inside.LinkSetUp(link); err != nil {
+			return fmt.Errorf("%s: %s: %w", n.Name, name, err)
+		}
+	}
+	return inside.RouteAdd(&netlink.Route{Gw: net.IP(ServersAddr.AsSlice())})
+}
+
+// unplug removes the node's cable. The kernel clears a dead node's network away in its own time,
+// and a new cable of that name cannot come before.
+func (u *Underlay) unplug(n *Node) error {
+	link, err := u.handle.LinkByName(n.cable())
+	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = u.handle.LinkDel(link)
+	if err != nil {
+		if _, again := u.handle.LinkByName(n.cable()); again != nil {
+			return nil // the kernel was faster
+		}
+	}
+	return err
+}
+
+// Route sends what goes to these addresses, such as a node's podCIDR, to the node. The bridge has no
+// other way to pods of a node: between themselves, nodes find their ways.
+func (u *Underlay) Route(to netip.Prefix, n *Node) error {
+	_, dst, err := net.ParseCIDR(to.String())
+	if err != nil {
+		return err
+	}
+	return u.handle.RouteReplace(&netlink.Route{Dst: dst, Gw: net.IP(n.Addr.AsSlice())})
+}
+
+// Listen listens on a port of [ServersAddr].
+func (u *Underlay) Listen(port int) (net.Listener, error) {
+	return u.ns.listen(net.JoinHostPort(ServersAddr.String(), strconv.Itoa(port)))
+}
+
+// DialContext connects from where the servers are. The address needs a number for its host.
+func (u *Underlay) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return u.ns.dial(ctx, network, address)
+}
+
+// Client makes HTTP requests from where the servers are, each over a new connection.
+func (u *Underlay) Client() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: u.DialContext, DisableKeepAlives: true}}
+}
+
+func (n *namespace) listen(address string) (listener net.Listener, err error) {
+	err = n.do(func() error {
+		var err error
+		listener, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
+		return err
+	})
+	return listener, err
+}
+
+func (n *namespace) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = n.do(func() error {
+		var err error
+		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+func addrOf(a netip.Addr) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: net.IP(a.AsSlice()), Mask: net.CIDRMask(underlayPrefix.Bits(), 32)}}
+}
