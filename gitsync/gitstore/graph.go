@@ -47,6 +47,26 @@ func (s *Store) levelLocked(id plumbing.Hash) (int64, error) {
 	return s.levels[id], nil
 }
 
+// Parents lists a commit's parents in its order, and reads no more of it: so that a commit which
+// [Store.Commit] refuses can be passed on the way through a history.
+func (s *Store) Parents(id string) ([]string, error) {
+	h, err := parseID(id)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	parents, err := s.parentsLocked(h)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(parents))
+	for i, p := range parents {
+		ids[i] = p.String()
+	}
+	return ids, nil
+}
+
 // parentsLocked reads no more of a commit than its parents, which come right after the tree: a
 // history from before Pleach may hold commits that the strict parser refuses.
 func (s *Store) parentsLocked(id plumbing.Hash) ([]plumbing.Hash, error) {
