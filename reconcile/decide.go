@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,8 +26,9 @@ type want struct {
 	beside *Instance
 }
 
-// decide goes through the slots of one workload in order. The view of the rollout is kept up to
-// date with what was decided for the slots before, since a node may hold many of them.
+// decide goes through the slots of one workload: first those that have the wanted revision, then the
+// others in order. A node may hold many of them, so the view of the rollout is kept up to date with
+// what was decided for the slots before.
 func (p *pass) decide(w *workload) {
 	w.roll = p.rolloutOf(w)
 	for _, m := range w.surplus {
@@ -34,9 +36,13 @@ func (p *pass) decide(w *workload) {
 	}
 	for _, s := range w.slots {
 		p.evict(w, s)
+		if len(s.now) > 0 {
+			p.replaced(w, s)
+		}
+	}
+	for _, s := range w.slots {
 		switch {
 		case len(s.now) > 0:
-			p.replaced(w, s)
 		case len(s.old) > 0:
 			p.outdated(w, s)
 		default:
@@ -84,6 +90,9 @@ func (p *pass) replaced(w *workload, s *slot) {
 	}
 	p.ended(w, s)
 	if ready {
+		if !slices.ContainsFunc(s.old, func(m Instance) bool { return !p.stopping[m.UID] }) {
+			w.roll.places[s.index].surging, w.roll.places[s.index].updated = false, true
+		}
 		p.explain(w, s, RuleKeep, "")
 		return
 	}

@@ -241,3 +241,64 @@ func TestPushStartsAllReplicasAtOnce(t *testing.T) {
 		t.Errorf("got %+v", st)
 	}
 }
+
+// bounds fails the test when a rollout takes more pods down or adds more than it may.
+func bounds(replicas, surge, unavailable int) func(*world) {
+	return func(w *world) {
+		w.t.Helper()
+		all, ready, _ := w.count()
+		if ready < replicas-unavailable || all > replicas+surge {
+			w.t.Fatalf("%d pods, %d ready, of %d replicas with maxSurge %d, maxUnavailable %d\n%s", all, ready, replicas, surge, unavailable, w.story())
+		}
+	}
+}
+
+func TestRolloutKeepsItsBounds(t *testing.T) {
+	for _, c := range []struct{ replicas, surge, unavailable int32 }{
+		{3, 1, 0}, {3, 0, 1}, {5, 1, 1}, {10, 3, 2}, {4, 4, 4}, {1, 1, 0}, {1, 0, 1}, {7, 0, 3}, {7, 3, 0},
+	} {
+		t.Run(fmt.Sprintf("replicas=%d,surge=%d,unavailable=%d", c.replicas, c.surge, c.unavailable), func(t *testing.T) {
+			w := newWorld(t)
+			w.push(Object{Object: deployment("a", c.replicas, c.surge, c.unavailable)})
+			w.run(5 * time.Second)
+			w.checked = bounds(int(c.replicas), int(c.surge), int(c.unavailable))
+			w.push(Object{Object: deployment("b", c.replicas, c.surge, c.unavailable)})
+			w.run(60 * time.Second)
+			st := w.last.Workloads[0]
+			if st.Updated != c.replicas || st.Available != c.replicas || st.Current != c.replicas {
+				t.Fatalf("did not end: %+v\n%s", st, w.story())
+			}
+			if c := st.Conditions[1]; c.Reason != "NewReplicaSetAvailable" {
+				t.Errorf("got %+v", c)
+			}
+		})
+	}
+}
+
+func TestBadImageStopsTheRolloutAndRevertRecovers(t *testing.T) {
+	for _, c := range []struct{ surge, unavailable int32 }{{1, 0}, {0, 1}, {1, 1}, {2, 1}} {
+		t.Run(fmt.Sprintf("surge=%d,unavailable=%d", c.surge, c.unavailable), func(t *testing.T) {
+			w := newWorld(t)
+			w.push(Object{Object: deployment("a", 4, c.surge, c.unavailable)})
+			w.run(5 * time.Second)
+			w.checked = bounds(4, int(c.surge), int(c.unavailable))
+			w.push(Object{Object: deployment("bad", 4, c.surge, c.unavailable)})
+			w.run(20 * time.Minute)
+			st := w.last.Workloads[0]
+			if st.Ready != 4-c.unavailable {
+				t.Errorf("ready %d, want %d\n%s", st.Ready, 4-c.unavailable, w.story())
+			}
+			if got := st.Conditions[1]; got.Reason != "ProgressDeadlineExceeded" || got.Status != metav1.ConditionFalse {
+				t.Errorf("got %+v", got)
+			}
+			if len(st.Waiting) != 4 || st.Waiting[0].Reason != `ImagePullBackOff: Back-off pulling image "bad"` {
+				t.Errorf("waiting: %+v", st.Waiting)
+			}
+			w.push(Object{Object: deployment("a", 4, c.surge, c.unavailable)})
+			w.run(5 * time.Second)
+			if st := w.last.Workloads[0]; st.Ready != 4 || st.Updated != 4 || st.Current != 4 {
+				t.Errorf("after the revert: %+v\n%s", st, w.story())
+			}
+		})
+	}
+}
