@@ -64,7 +64,9 @@ func (s Snapshot) Workload(kind, namespace, name string) *reconcile.WorkloadStat
 }
 
 // Decisions returns the decisions about all slots, sorted by namespace, kind, workload, ordinal, node.
-func (s Snapshot) Decisions() []*Decision { return list[Decision](s.txn, Decisions, "id") }
+func (s Snapshot) Decisions() []*reconcile.SlotDecision {
+	return list[reconcile.SlotDecision](s.txn, Decisions, "id")
+}
 
 // Events returns the events that are remembered, in the order of their last occurrence.
 func (s Snapshot) Events() []*corev1.Event {

@@ -95,7 +95,7 @@ func (s *Store) DeletePod(uid types.UID) { remove(s, podTable, string(uid)) }
 func (s *Store) SetWorkloads(w []reconcile.WorkloadStatus) { replace(s, workloadTable, pointers(w)) }
 
 // SetDecisions replaces the decisions about all slots.
-func (s *Store) SetDecisions(d []Decision) { replace(s, decisionTable, pointers(d)) }
+func (s *Store) SetDecisions(d []reconcile.SlotDecision) { replace(s, decisionTable, pointers(d)) }
 
 // Snapshot returns the store as it is now. It costs next to nothing, however much is in the store.
 func (s *Store) Snapshot() Snapshot { return Snapshot{txn: s.db.Txn(false)} }
@@ -106,22 +106,6 @@ func pointers[T any](s []T) []*T {
 		out[i] = &s[i]
 	}
 	return out
-}
-
-// Decision says what was decided for one slot and by which rule; "pleach explain" prints it.
-type Decision struct {
-	Slot      reconcile.Slot   `json:"slot"`
-	Kind      string           `json:"kind"` // of the workload
-	Namespace string           `json:"namespace"`
-	Workload  string           `json:"workload"` // its name
-	Source    reconcile.Source `json:"source"`
-	Commit    reconcile.Commit `json:"commit"`   // the accepted commit that last changed the workload
-	Revision  string           `json:"revision"` // that the slot should have
-	Node      string           `json:"node,omitempty"`
-	Pod       string           `json:"pod,omitempty"`
-	// Rule names what decided: "keeps its node", "rollout 1b: maxUnavailable", "no node fits" …
-	Rule   string `json:"rule"`
-	Reason string `json:"reason,omitempty"` // the rule's words for this slot
 }
 
 // joined makes an index key of parts. Kubernetes' names hold no zero byte.

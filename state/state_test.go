@@ -116,7 +116,7 @@ func TestOnlyChangesWake(t *testing.T) {
 		{"all tables", func() { s.SetStatusPush(StatusPush{Commit: "x"}) }, nil, true},
 		{"first pod of many", func() { s.SetPods([]*corev1.Pod{pod("a", "x", "Failed"), pod("a", "y", "Pending")}) }, []Table{Pods}, true},
 		{"pod gone", func() { s.SetPods(nil) }, []Table{Pods}, true},
-		{"first row of an empty table", func() { s.SetDecisions([]Decision{{Workload: "w"}}) }, []Table{Decisions}, true},
+		{"first row of an empty table", func() { s.SetDecisions([]reconcile.SlotDecision{{Owner: "w"}}) }, []Table{Decisions}, true},
 		{"event", func() { s.Record(Happening{Reason: "r", At: now}) }, []Table{Events}, true},
 		{"workloads gone", func() { s.SetWorkloads(nil) }, []Table{Workloads}, true},
 	}
@@ -195,9 +195,9 @@ func TestEventsAreCountedAndBounded(t *testing.T) {
 
 func TestDecisionsSortByOrdinal(t *testing.T) {
 	s := New()
-	var in []Decision
+	var in []reconcile.SlotDecision
 	for _, i := range []int32{10, 2, 0, 100} {
-		in = append(in, Decision{Namespace: "a", Workload: "w", Slot: reconcile.Slot{Ordinal: i}})
+		in = append(in, reconcile.SlotDecision{Namespace: "a", Owner: "w", Slot: reconcile.Slot{Ordinal: i}})
 	}
 	s.SetDecisions(in)
 	var got []int32

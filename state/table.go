@@ -27,9 +27,9 @@ var (
 	workloadTable     = table[reconcile.WorkloadStatus]{Workloads, func(w *reconcile.WorkloadStatus) string {
 		return joined(w.Kind, w.Namespace, w.Name)
 	}}
-	decisionTable = table[Decision]{Decisions, func(d *Decision) string {
+	decisionTable = table[reconcile.SlotDecision]{Decisions, func(d *reconcile.SlotDecision) string {
 		// ordinals sort as numbers; ten digits hold every int32
-		return joined(d.Namespace, d.Kind, d.Workload, string(d.Slot.Workload),
+		return joined(d.Namespace, d.Kind, d.Owner, string(d.Slot.Workload),
 			fmt.Sprintf("%010d", d.Slot.Ordinal), d.Slot.Node)
 	}}
 	eventTable = table[eventRow]{Events, func(e *eventRow) string { return e.key }}

@@ -28,6 +28,9 @@ type Client struct {
 	http   http.Client
 }
 
+// ErrNoAgent is the error when no agent can be asked.
+var ErrNoAgent = errors.New("no agent runs")
+
 // NewClient returns a client for a socket. It does not connect yet.
 func NewClient(socket string) *Client {
 	return &Client{socket: socket, http: http.Client{Transport: &http.Transport{
@@ -201,10 +204,10 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no agent runs here: nobody listens on %s\n"+
-			"  to fix: start it with \"pleach agent\", or name its directory with --dir", c.socket)
+		return fmt.Errorf("%w here: nobody listens on %s\n"+
+			"  to fix: start it with \"pleach agent\", or name its directory with --dir", ErrNoAgent, c.socket)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s: permission denied\n  to fix: run this command as root", c.socket)
+		return fmt.Errorf("%w that this user may ask: %s: permission denied\n  to fix: run this command as root", ErrNoAgent, c.socket)
 	}
 	if inner, ok := errors.AsType[*url.Error](err); ok {
 		err = inner.Err // its text holds a URL that means nothing to people

@@ -80,8 +80,10 @@ type Explanation struct {
 	Commit    reconcile.Commit `json:"commit"` // that last changed the workload
 	Revision  string           `json:"revision"`
 	Node      string           `json:"node,omitempty"`
-	Rule      string           `json:"rule"`
-	Reason    string           `json:"reason,omitempty"`
+	// Candidates are the nodes that may claim the slot, best first.
+	Candidates []string `json:"candidates,omitempty"`
+	Rule       string   `json:"rule"` // one of the Rule constants of package reconcile
+	Reason     string   `json:"reason,omitempty"`
 	// Pods fill the slot; none when it is open, two during a surge.
 	Pods []*reconcile.Instance `json:"pods,omitempty"`
 }
@@ -232,8 +234,9 @@ func (v view) explain(k Kind, namespace, name, slot string) []Explanation {
 		return e
 	}
 	for _, d := range v.Decisions() {
-		if wanted(d.Kind, d.Namespace, d.Workload, d.Slot) {
-			e := get(d.Kind, d.Namespace, d.Workload, d.Slot)
+		if wanted(d.Kind, d.Namespace, d.Owner, d.Slot) {
+			e := get(d.Kind, d.Namespace, d.Owner, d.Slot)
+			e.Candidates = d.Candidates
 			e.Source, e.Commit, e.Revision, e.Node, e.Rule, e.Reason = d.Source, d.Commit, d.Revision, d.Node, d.Rule, d.Reason
 		}
 	}
