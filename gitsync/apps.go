@@ -1,0 +1,266 @@
+package gitsync
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/pleachdev/pleach/gitsync/manifest"
+	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+)
+
+// candidate is an app's version at the commit of a step, which may become the accepted one.
+type candidate struct {
+	unit    *appUnit // a copy that the step may change
+	r       *rendering
+	touched bool // whether it renders otherwise, or from other files, than at the commit before
+	// reason says why the version is refused; "" when it is accepted.
+	reason   string
+	problems []manifest.Problem
+	warnings []manifest.Problem // of the policies
+}
+
+func (c *candidate) refuse(reason string, problems []manifest.Problem) {
+	if c.reason == "" {
+		c.reason = reason
+	}
+	c.problems = append(c.problems, problems...)
+}
+
+// render renders an app at this commit. It returns the app's rendering at the position, or its
+// accepted one, when that would come out again.
+func (s *step) render(u *appUnit, app v1alpha1.App) *rendering {
+	version := s.next.cluster.spec.Spec.Version
+	for _, r := range []*rendering{u.at, u.accepted} {
+		if r != nil && !r.unreadable && r.app == app && r.version == version && r.trace.Unchanged(s.tree) {
+			return r
+		}
+	}
+	return s.load(&s.next.cluster.spec, app)
+}
+
+func (s *step) load(cluster *v1alpha1.Cluster, app v1alpha1.App) *rendering {
+	return render(&s.loader, s.tree, cluster, app)
+}
+
+// stay makes r the rendering of the position.
+func (u *appUnit) stay(r *rendering) {
+	u.at = r
+	if r == u.accepted {
+		u.at = nil
+	}
+}
+
+// apps judges every app at a commit of a known signer.
+func (s *step) apps(ctx context.Context) error {
+	n := s.next
+	apps := appsByName(n.cluster.spec.Spec.Apps)
+	names := slices.Sorted(maps.Keys(apps))
+	candidates := make(map[string]*candidate, len(apps))
+	there := map[string]bool{} // the objects of this commit, whichever app has them
+	for _, name := range names {
+		c := s.candidate(apps[name])
+		candidates[name] = c
+		for k := range c.r.digests {
+			there[k] = true
+		}
+	}
+	for _, name := range names {
+		if c := candidates[name]; c.r.ok() && c.r != c.unit.accepted {
+			s.validate(name, c, there)
+		}
+	}
+	s.settle(names, candidates)
+	after := make(map[string]*appUnit, len(apps))
+	for _, name := range names {
+		c := candidates[name]
+		if c.reason == "" {
+			if err := s.accept(ctx, c); err != nil {
+				return err
+			}
+		} else {
+			c.unit.stay(c.r)
+			if c.touched {
+				c.unit.refusals = append(c.unit.refusals, s.refuse(name, c.reason, c.unit.commit, c.problems))
+			}
+		}
+		after[name] = c.unit
+	}
+	// An app that pleach.yaml no longer lists is gone with its objects.
+	n.apps = after
+	return nil
+}
+
+// candidate judges one app by itself.
+func (s *step) candidate(app v1alpha1.App) *candidate {
+	u := &appUnit{}
+	if old := s.next.apps[app.Name]; old != nil {
+		u = old.clone()
+	}
+	before := u.position()
+	r := s.render(u, app)
+	c := &candidate{unit: u, r: r, touched: r != before}
+	if r == u.accepted {
+		return c // nothing stands against what is accepted already
+	}
+	changed := u.clear(before, r)
+	for p := range s.changed {
+		delete(u.files, p)
+	}
+	if denial := s.judgeApp(c, app.Name, before, changed); denial != "" {
+		c.refuse(denial, nil)
+	}
+	if !r.ok() {
+		c.refuse(summary(r.errors), r.errors)
+		return c
+	}
+	if reason := u.laundered(r, s.next.tainted); reason != "" {
+		c.refuse(reason, nil)
+	}
+	return c
+}
+
+// judgeApp asks whether the signer may change the app, and each object that the commit changes. What
+// he may not change is marked.
+func (s *step) judgeApp(c *candidate, app string, before *rendering, changed []string) (denial string) {
+	deny := func(reason string) {
+		if denial == "" {
+			denial = fmt.Sprintf("%s %s", s.signer, reason)
+		}
+	}
+	u := c.unit
+	if c.touched && before != nil { // the app's first version is part of the list of apps
+		if reason := s.judge.Judge(s.signer, Change{Verb: Update, App: app}); reason != "" {
+			deny(reason)
+			if u.files == nil {
+				u.files = map[string]taint{}
+			}
+			for p := range c.r.trace.Paths() {
+				if base, ok := s.changed[p]; ok {
+					mark(u.files, p, base, hash(s.tree, p), s.at.ID)
+				}
+			}
+		}
+	}
+	var was map[string]string
+	if before.ok() {
+		was = before.digests
+	} else if u.accepted != nil {
+		was = u.accepted.digests
+	}
+	for _, k := range changed {
+		reason := s.judge.Judge(s.signer, Change{Verb: verb(was, c.r.digests, k), App: app, Object: k})
+		if reason == "" {
+			continue
+		}
+		deny(reason)
+		u.taintObject(k, s.at.ID)
+	}
+	return denial
+}
+
+// validate holds the app's objects against their accepted versions and against the accepted
+// policies, and refuses the app with all that is wrong.
+func (s *step) validate(app string, c *candidate, there map[string]bool) {
+	var problems []manifest.Problem
+	var a admission
+	for _, o := range c.r.objects {
+		old := s.prev.member(objectKey(o.Object))
+		switch {
+		case old == nil:
+			s.admit(&a, app, o.Object, nil, o.Source)
+		case old.digest != o.Digest:
+			problems = append(problems, manifest.ValidateUpdate(o.Object, old.object.Object, o.Source)...)
+			s.admit(&a, app, o.Object, old.object.Object, o.Source)
+		}
+	}
+	for _, m := range c.unit.members {
+		if !there[m.key] {
+			s.admit(&a, app, nil, m.object.Object, m.object.Source)
+		}
+	}
+	c.warnings = a.warned
+	if problems = append(problems, a.denied...); len(problems) > 0 {
+		c.refuse(summary(problems), problems)
+	}
+	if a.undecided != "" {
+		c.refuse(a.undecided, nil)
+	}
+}
+
+// settle refuses the apps that bring an object which another app has: the app that had it before
+// keeps it, and between two new ones the first by name.
+func (s *step) settle(names []string, candidates map[string]*candidate) {
+	for again := true; again; {
+		again = false
+		holders := map[string][]string{} // by key, the apps that would have the object
+		for _, name := range names {
+			for k := range candidates[name].result() {
+				holders[k] = append(holders[k], name)
+			}
+		}
+		for _, name := range names {
+			c := candidates[name]
+			if c.reason != "" || c.r == c.unit.accepted {
+				continue
+			}
+			if problems := s.conflicts(c, name, holders); len(problems) > 0 {
+				c.refuse(summary(problems), problems)
+				again = true
+				break // what the app had before counts again
+			}
+		}
+	}
+}
+
+// result is what the app has after the step.
+func (c *candidate) result() map[string]string {
+	switch {
+	case c.reason == "":
+		return c.r.digests
+	case c.unit.accepted != nil:
+		return c.unit.accepted.digests
+	}
+	return nil
+}
+
+func (s *step) conflicts(c *candidate, name string, holders map[string][]string) []manifest.Problem {
+	var problems []manifest.Problem
+	for _, o := range c.r.objects {
+		k := objectKey(o.Object)
+		keeper := name
+		if len(holders[k]) > 1 {
+			keeper = holders[k][0]
+		}
+		for _, h := range holders[k] {
+			if old := s.prev.apps[h]; old != nil && old.accepted != nil && old.accepted.digests[k] != "" {
+				keeper = h
+			}
+		}
+		if keeper == name {
+			continue
+		}
+		problems = append(problems, manifest.Problem{
+			App: name, Path: o.Source.Path, Line: o.Source.Line, Object: manifest.Name(o.Object),
+			Reason: fmt.Sprintf("is an object of app %q already: remove it from one of the two", keeper),
+		})
+	}
+	return problems
+}
+
+// accept makes the candidate the accepted version.
+func (s *step) accept(ctx context.Context, c *candidate) error {
+	u := c.unit
+	if c.r != u.accepted {
+		var err error
+		if u.members, err = s.members(ctx, c.r); err != nil {
+			return err
+		}
+		u.warnings = append(slices.Clip(c.r.warns), c.warnings...)
+		u.accepted = c.r.slim()
+	}
+	u.commit = s.at
+	u.at, u.refusals, u.tainted, u.files, u.blind = nil, nil, nil, nil, ""
+	return nil
+}

@@ -1,0 +1,257 @@
+package gitsync
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/gitsync/manifest"
+	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+	"github.com/pleachdev/pleach/reconcile"
+)
+
+// stateVersion is the version of the state file. A file of another version counts as lost.
+const stateVersion = 1
+
+// savedState is the state file: what cannot be read from the store at one commit. All the rest is
+// rendered again from the commits that it names.
+type savedState struct {
+	Version      int              `json:"version"`
+	Introduction string           `json:"introduction"`
+	Trusted      reconcile.Commit `json:"trusted"`
+	Head         string           `json:"head"` // last seen; Trusted, or refused commits after it
+	Straight     bool             `json:"straight"`
+
+	Cluster         reconcile.Commit    `json:"cluster"`
+	ClusterRefusals []Refusal           `json:"clusterRefusals,omitempty"`
+	Tainted         map[string]taint    `json:"tainted,omitempty"`
+	Apps            map[string]savedApp `json:"apps"`
+}
+
+type savedApp struct {
+	Commit reconcile.Commit `json:"commit"`
+	// App and Version are what the accepted version was rendered by.
+	App      v1alpha1.App       `json:"app"`
+	Version  int32              `json:"version"`
+	Members  []savedMember      `json:"members,omitempty"`
+	Warnings []manifest.Problem `json:"warnings,omitempty"`
+	Refusals []Refusal          `json:"refusals,omitempty"`
+	Tainted  map[string]string  `json:"tainted,omitempty"`
+	Files    map[string]taint   `json:"files,omitempty"`
+	Blind    string             `json:"blind,omitempty"`
+}
+
+type savedMember struct {
+	Key        string               `json:"key"`
+	Digest     string               `json:"digest"`
+	UID        types.UID            `json:"uid"`
+	Generation int64                `json:"generation"`
+	Created    metav1.Time          `json:"created"`
+	Commit     reconcile.Commit     `json:"commit"`
+	Templates  []reconcile.Template `json:"templates,omitempty"`
+}
+
+func (s *Syncer) statePath() string { return filepath.Join(s.cfg.Dir, "accepted.json") }
+
+// save makes a walk's outcome durable.
+func (s *Syncer) save(w walked) error {
+	p := w.base
+	st := savedState{
+		Version: stateVersion, Introduction: s.cfg.Introduction, Trusted: p.trusted, Head: w.tip.id, Straight: w.straight,
+		Cluster: p.cluster.commit, ClusterRefusals: p.cluster.refusals, Tainted: p.tainted,
+		Apps: make(map[string]savedApp, len(p.apps)),
+	}
+	for name, u := range p.apps {
+		a := savedApp{
+			Commit: u.commit, Warnings: u.warnings,
+			Refusals: u.refusals, Tainted: u.tainted, Files: u.files, Blind: u.blind,
+		}
+		if u.accepted != nil {
+			a.App, a.Version = u.accepted.app, u.accepted.version
+		}
+		for _, m := range u.members {
+			o := m.object
+			a.Members = append(a.Members, savedMember{
+				Key: m.key, Digest: m.digest, UID: o.Object.GetUID(), Generation: o.Object.GetGeneration(),
+				Created: o.Object.GetCreationTimestamp(), Commit: o.Commit, Templates: o.Templates,
+			})
+		}
+		st.Apps[name] = a
+	}
+	data, err := json.Marshal(st)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", s.statePath(), err)
+	}
+	return writeFile(s.statePath(), data)
+}
+
+// writeFile replaces a file so that a crash leaves the old or the new one.
+func writeFile(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // mode 0600: templates can hold what is private
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the first error counts
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// restore loads what was accepted before. It errors only when the state file cannot be read, or the
+// context ended: what cannot be rebuilt is walked again from the introduction.
+func (s *Syncer) restore(ctx context.Context) error {
+	old, err := filepath.Glob(filepath.Join(s.cfg.Dir, ".accepted.json-*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range old { // of a process that was killed while writing
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
+	data, err := os.ReadFile(s.statePath())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var st savedState
+	if json.Unmarshal(data, &st) != nil || st.Version != stateVersion || st.Introduction != s.cfg.Introduction {
+		return nil
+	}
+	walker, err := newWalker(s.store, s.cfg.Introduction, s.cfg.Judge)
+	if err != nil {
+		return nil
+	}
+	s.walker = walker
+	w, err := s.rebuild(ctx, &st)
+	if err != nil {
+		s.walker = nil
+		return ctx.Err()
+	}
+	s.publish(w)
+	return nil
+}
+
+var errDamaged = errors.New("state file does not fit the store")
+
+// rebuild renders what the state file names.
+func (s *Syncer) rebuild(ctx context.Context, st *savedState) (walked, error) {
+	p := &position{id: st.Trusted.ID, tree: st.Trusted.ID, trusted: st.Trusted, tainted: st.Tainted, apps: map[string]*appUnit{}}
+	if p.tainted == nil {
+		p.tainted = map[string]taint{}
+	}
+	tree, err := s.store.Tree(st.Trusted.ID)
+	if err != nil {
+		return walked{}, err
+	}
+	clusterTree, err := s.store.Tree(st.Cluster.ID)
+	if err != nil {
+		return walked{}, err
+	}
+	cluster, problems := loadCluster(clusterTree)
+	if len(problems) > 0 {
+		return walked{}, errDamaged
+	}
+	cluster.commit, cluster.refusals = st.Cluster, st.ClusterRefusals
+	if cluster.files, err = clusterFiles(clusterTree); err != nil {
+		return walked{}, err
+	}
+	if cluster.at, err = clusterFiles(tree); err != nil {
+		return walked{}, err
+	}
+	p.cluster = cluster
+	apps := appsByName(cluster.spec.Spec.Apps)
+	if !maps.EqualFunc(apps, st.Apps, func(v1alpha1.App, savedApp) bool { return true }) {
+		return walked{}, errDamaged
+	}
+	now := &step{walker: s.walker, examined: &examined{tree: tree}, next: p}
+	for _, name := range slices.Sorted(maps.Keys(apps)) {
+		u, err := s.rebuildApp(st.Apps[name])
+		if err != nil {
+			return walked{}, err
+		}
+		u.stay(now.render(u, apps[name]))
+		p.apps[name] = u
+	}
+	w := walked{base: p, straight: st.Straight}
+	if st.Straight {
+		s.walker.remember(p)
+	}
+	trusted, err := newDescent(s.store, p.id)
+	if err != nil {
+		return w, err
+	}
+	path, err := trusted.path(st.Head)
+	if err != nil {
+		return w, err
+	}
+	if err := s.walk1(ctx, &w, path); err != nil {
+		return w, err
+	}
+	if w.base != p {
+		return w, errDamaged // something after the trusted commit is trusted now
+	}
+	return w, nil
+}
+
+func (s *Syncer) rebuildApp(a savedApp) (*appUnit, error) {
+	u := &appUnit{
+		commit: a.Commit, warnings: a.Warnings,
+		refusals: a.Refusals, tainted: a.Tainted, files: a.Files, blind: a.Blind,
+	}
+	if a.Commit.ID == "" {
+		return u, nil
+	}
+	tree, err := s.store.Tree(a.Commit.ID)
+	if err != nil {
+		return nil, err
+	}
+	cluster := v1alpha1.Cluster{Spec: v1alpha1.ClusterSpec{Version: a.Version}}
+	r := render(&s.walker.loader, tree, &cluster, a.App)
+	if !r.ok() || len(r.objects) != len(a.Members) {
+		return nil, errDamaged
+	}
+	for i, o := range r.objects {
+		saved := a.Members[i]
+		if saved.Key != objectKey(o.Object) || saved.Digest != o.Digest {
+			return nil, errDamaged
+		}
+		object := copyOf(o)
+		object.SetUID(saved.UID)
+		object.SetGeneration(saved.Generation)
+		object.SetCreationTimestamp(saved.Created)
+		templates := saved.Templates
+		if o.Template != nil && len(templates) > 0 {
+			templates[0].Spec = *o.Template
+		}
+		u.members = append(u.members, member{
+			key: saved.Key, digest: o.Digest, spec: o.Spec,
+			object: reconcile.Object{Source: o.Source, Commit: saved.Commit, Object: object, Templates: templates},
+		})
+	}
+	u.accepted = r.slim()
+	return u, nil
+}
