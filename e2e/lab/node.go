@@ -251,17 +251,19 @@ func (n *Node) Command(ctx context.Context, args ...string) (*exec.Cmd, error) {
 		}
 		return cmd.Process.Kill()
 	}
-	cmd.WaitDelay = 5 * time.Second
 	return cmd, nil
 }
 
 // Exec runs a command inside the node and returns its standard output. The error holds what it
-// printed as errors.
+// printed as errors. When ctx ends the command and its children are killed.
 func (n *Node) Exec(ctx context.Context, args ...string) ([]byte, error) {
 	cmd, err := n.Command(ctx, args...)
 	if err != nil {
 		return nil, err
 	}
+	// In a group of its own, so that a command that is out of time takes its children along.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.Output()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		err = fmt.Errorf("%s: %s: %w: %s", n.Name, strings.Join(args, " "), err, lastLines(string(exit.Stderr), 20))
