@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 # The node binaries are the programs that run once per pod or per call: see agent/embedded.
 ASSETS  := agent/embedded/assets
-NODE    := $(ASSETS)/pleach-shim.zst $(ASSETS)/pleach-cni.zst $(ASSETS)/runc.zst $(ASSETS)/pleach-pause.zst
+NODE    := $(patsubst %,$(ASSETS)/%.zst,containerd-shim-runc-v2 pleach-cni runc pleach-pause)
 GOBUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath
 STRIP   := -s -w
 
@@ -20,7 +20,7 @@ build: node-binaries ## build bin/pleach, with the node binaries inside
 .PHONY: node-binaries
 node-binaries: $(NODE) ## build the shim, the CNI plugin, runc and pause, where out of date
 
-bin/node/pleach-shim: go.mod $(wildcard cmd/pleach-shim/*.go)
+bin/node/containerd-shim-runc-v2: go.mod $(wildcard cmd/pleach-shim/*.go)
 	$(GOBUILD) -ldflags "$(STRIP)" -o $@ ./cmd/pleach-shim
 
 bin/node/pleach-cni: go.mod $(wildcard cmd/pleach-cni/*.go netplugins/cni/*.go netplugins/ipam/*.go)

@@ -3,11 +3,11 @@ package netplugins
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/pleachdev/pleach/netplugins/cni"
@@ -54,14 +54,28 @@ func applyBridge(d Desired) error {
 			return fmt.Errorf("bridge %s up: %w", d.Bridge, err)
 		}
 	}
-	// Traffic between two pods of this bridge that was translated on its way in must be translated
-	// on its way back, so it passes through netfilter too. Set on this bridge alone. A kernel without
-	// the bridge netfilter has no such file.
-	err = sysctl("/sys/class/net/"+d.Bridge+"/bridge/nf_call_iptables", "1")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("bridge %s: %w", d.Bridge, err)
+	if err := callNetfilter(have.Index); err != nil {
+		return fmt.Errorf("bridge %s: netfilter: %w", d.Bridge, err)
 	}
 	return nil
+}
+
+// callNetfilter makes traffic between two ports of this bridge pass through netfilter: what was
+// translated on its way in, to a pod of the same node, must be translated on its way back. It is set
+// on this bridge alone; a kernel without bridge netfilter ignores it. netlink rather than sysfs,
+// which shows the interfaces of the network namespace that it was mounted in.
+func callNetfilter(index int) error {
+	const iflaBrNfCallIptables = 36 // linux/if_link.h
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, []byte("bridge"))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(iflaBrNfCallIptables, []byte{1})
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // applyBridgeAddr makes want the only IPv4 address of the bridge: an old podCIDR must not stay.

@@ -164,7 +164,7 @@ func TestApplyMakesAndRepairs(t *testing.T) {
 			t.Errorf("got the ruleset\n%swant\n%s", got, wantRuleset)
 		}
 		link := run(t, "ip", "-o", "-d", "link", "show", d.Bridge)
-		for _, want := range []string{"mtu 1500", "0a:58:0a:40:01:01", "bridge ", ",UP"} {
+		for _, want := range []string{"mtu 1500", "0a:58:0a:40:01:01", "bridge ", ",UP", "nf_call_iptables 1"} {
 			if !strings.Contains(link, want) {
 				t.Errorf("bridge: want %q in %s", want, link)
 			}
@@ -194,6 +194,7 @@ func TestApplyMakesAndRepairs(t *testing.T) {
 		{"ip", "link", "del", "pleach0"},
 		{"ip", "link", "set", "pleach0", "down"},
 		{"ip", "link", "set", "pleach0", "mtu", "1300"},
+		{"ip", "link", "set", "pleach0", "type", "bridge", "nf_call_iptables", "0"},
 		{"ip", "addr", "flush", "dev", "pleach0"},
 		{"ip", "addr", "add", "10.9.9.9/24", "dev", "pleach0"},
 		{"sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward"},

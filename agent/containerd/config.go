@@ -18,6 +18,7 @@ import (
 type paths struct {
 	dir        string
 	bin        string // the node binaries, see package embedded
+	programs   string // those of the current version
 	root       string // images, snapshots, metadata: what survives a reboot
 	state      string // bundles, mounts, sockets of what runs
 	socket     string
@@ -35,6 +36,7 @@ func newPaths(dir string) paths {
 	p := paths{
 		dir:        dir,
 		bin:        filepath.Join(dir, "bin"),
+		programs:   filepath.Join(dir, "bin", "current"),
 		root:       filepath.Join(own, "root"),
 		state:      filepath.Join(own, "state"),
 		socket:     filepath.Join(own, "containerd.sock"),
@@ -104,7 +106,8 @@ oom_score = {{.OOMScore}}
   default_runtime_name = 'runc'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
   runtime_type = 'io.containerd.runc.v2'
-  runtime_path = {{q .Shim}}
+  # No runtime_path: containerd keeps it with a pod's sandbox but not with its containers, and cannot
+  # find their shim again after a restart. The shim is found by PATH.
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
   BinaryName = {{q .Runc}}
   # The default is shared by every containerd of the machine.
@@ -134,7 +137,6 @@ func config(p paths, programs embedded.Programs, pause string, canLowerOOM bool)
 		"PauseImage":  pause,
 		"Registries":  p.registries,
 		"RestrictOOM": !canLowerOOM,
-		"Shim":        programs.Path(embedded.Shim),
 		"Runc":        programs.Path(embedded.Runc),
 		"RuncRoot":    filepath.Join(p.state, "runc"),
 		"CNIBin":      programs.Dir,

@@ -28,46 +28,61 @@ const (
 func pauseImage(program []byte) string { return "pleach.local/pause:" + fingerprint(program)[:12] }
 
 // importPause makes the pause image known to the daemon at socket, where it is absent.
-func importPause(ctx context.Context, socket, name, programPath string) (err error) {
-	c, err := containerd.New(socket, containerd.WithDefaultNamespace(criNamespace))
-	if err != nil {
-		return fmt.Errorf("pause image: %w", err)
-	}
-	defer func() { err = errors.Join(err, c.Close()) }()
-	img, err := c.GetImage(ctx, name)
-	if err == nil {
-		if unpacked, err := img.IsUnpacked(ctx, snapshotter); err == nil && unpacked {
-			return nil
-		}
-	} else if !errdefs.IsNotFound(err) {
-		return fmt.Errorf("pause image: %w", err)
-	}
+func importPause(ctx context.Context, socket, name, programPath string) error {
 	program, err := os.ReadFile(programPath)
+	if err == nil {
+		err = importProgram(ctx, socket, name, program)
+	}
 	if err != nil {
 		return fmt.Errorf("pause image: %w", err)
-	}
-	layout, err := pauseLayout(name, program)
-	if err != nil {
-		return fmt.Errorf("pause image: %w", err)
-	}
-	if _, err := c.Import(ctx, bytes.NewReader(layout)); err != nil {
-		return fmt.Errorf("import pause image: %w", err)
-	}
-	if img, err = c.GetImage(ctx, name); err != nil {
-		return fmt.Errorf("pause image: %w", err)
-	}
-	// Unpacked here, so that the first pod need not wait for it.
-	if err := img.Unpack(ctx, snapshotter); err != nil {
-		return fmt.Errorf("unpack pause image: %w", err)
 	}
 	return nil
 }
 
-// pauseLayout is an OCI image layout as a tar: one layer with the program in it. The same program
-// gives the same bytes.
-func pauseLayout(name string, program []byte) ([]byte, error) {
+// importProgram makes an image of one program known to the daemon at socket, where it is absent.
+func importProgram(ctx context.Context, socket, name string, program []byte) (err error) {
+	c, err := containerd.New(socket, containerd.WithDefaultNamespace(criNamespace))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	img, err := c.GetImage(ctx, name)
+	if errdefs.IsNotFound(err) {
+		layout, err := layout(name, program)
+		if err != nil {
+			return err
+		}
+		if _, err := c.Import(ctx, bytes.NewReader(layout)); err != nil {
+			return fmt.Errorf("import %s: %w", name, err)
+		}
+		if img, err = c.GetImage(ctx, name); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	// Unpacked here, so that the first pod need not wait for it.
+	unpacked, err := img.IsUnpacked(ctx, snapshotter)
+	if err != nil {
+		return err
+	}
+	if unpacked {
+		return nil
+	}
+	if err := img.Unpack(ctx, snapshotter); err != nil {
+		return fmt.Errorf("unpack %s: %w", name, err)
+	}
+	return nil
+}
+
+// programFile is where the program lies in its image.
+const programFile = "program"
+
+// layout is an OCI image layout as a tar: one layer with the program in it. The same program gives
+// the same bytes.
+func layout(name string, program []byte) ([]byte, error) {
 	var layer bytes.Buffer
-	if err := tarFile(tar.NewWriter(&layer), "pause", 0o755, program); err != nil {
+	if err := tarFile(tar.NewWriter(&layer), programFile, 0o755, program); err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer
@@ -94,7 +109,7 @@ func pauseLayout(name string, program []byte) ([]byte, error) {
 	}
 	configDesc, err := object(ocispec.MediaTypeImageConfig, ocispec.Image{
 		Platform: ocispec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
-		Config:   ocispec.ImageConfig{Entrypoint: []string{"/pause"}, User: "65535:65535"},
+		Config:   ocispec.ImageConfig{Entrypoint: []string{"/" + programFile}, User: "65535:65535"},
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layerDesc.Digest}},
 	})
 	if err != nil {

@@ -106,7 +106,7 @@ func start(ctx context.Context, p paths) (*process, error) {
 	// when an upgrade has replaced its file.
 	cmd := exec.Command("/proc/self/exe") //nolint:noctx // see above
 	cmd.Args = []string{ProcessName, p.dir}
-	cmd.Env = environment()
+	cmd.Env = environment(p)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -131,9 +131,10 @@ func start(ctx context.Context, p paths) (*process, error) {
 	}
 }
 
-// environment passes on what image pulls and look-ups need, and nothing that the agent was given.
-func environment() []string {
-	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+// environment passes on what image pulls and look-ups need, and nothing else that the agent was given.
+// The shim is found by PATH.
+func environment(p paths) []string {
+	env := []string{"PATH=" + p.programs + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	for _, name := range []string{
 		"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 		"SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR", "TZ",

@@ -26,7 +26,7 @@ var assets embed.FS
 
 // Names of the programs, as files in [Programs.Dir].
 const (
-	Shim  = "pleach-shim"
+	Shim  = "containerd-shim-runc-v2" // the name by which containerd finds it
 	CNI   = "pleach-cni"
 	Runc  = "runc"
 	Pause = "pleach-pause"
