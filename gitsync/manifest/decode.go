@@ -116,10 +116,10 @@ func decodeObject(doc *value, namespace string) (o *Object, errs, warnings []Pro
 	}
 
 	if obj.GetGenerateName() != "" {
-		errs = append(errs, problem(Problem{Field: "metadata.generateName", Reason: "an object in Git needs a fixed name: write metadata.name"}))
+		return nil, []Problem{problem(Problem{Field: "metadata.generateName", Reason: "an object in Git needs a fixed name: write metadata.name"})}, nil
 	}
 	for _, f := range clearServerFields(obj) {
-		warnings = append(warnings, problem(Problem{Field: f, Reason: "is set by Pleach; what the file says is left out"}))
+		warnings = append(warnings, problem(Problem{Field: f, Reason: "set by Pleach; what the file says is left out"}))
 	}
 	obj.SetNamespace(ns)
 	obj.GetObjectKind().SetGroupVersionKind(gvk)

@@ -15,7 +15,7 @@ import (
 )
 
 // maxNodes bounds what the aliases of one document may grow to.
-const maxNodes = 1 << 20
+const maxNodes = 1 << 19
 
 // maxDepth bounds how deep lists and objects nest.
 const maxDepth = 200
@@ -38,6 +38,7 @@ type value struct {
 	kind    valueKind
 	line    int
 	text    string // of a scalar: the string, or JSON's spelling of the number or boolean
+	written string // of a scalar: as the file has it
 	items   []*value
 	members []member // in the order of the file, keys are unique
 }
@@ -83,7 +84,7 @@ func (v *value) String() string {
 		}
 		return strconv.Quote(v.text)
 	}
-	return v.text
+	return v.written
 }
 
 // appendJSON writes the value as JSON.
@@ -250,7 +251,7 @@ func (e *expander) mapping(n *yaml.Node, depth int) *value {
 }
 
 func (e *expander) scalar(n *yaml.Node) *value {
-	v := &value{kind: stringValue, line: n.Line, text: n.Value}
+	v := &value{kind: stringValue, line: n.Line, text: n.Value, written: n.Value}
 	switch tag := n.ShortTag(); tag {
 	case "!!str":
 		if n.Style == 0 {

@@ -155,7 +155,7 @@ func checkKind(gvk schema.GroupVersionKind) Problem {
 		}
 	}
 	if known.Scheme.Recognizes(gvk) || extensions[gvk.GroupKind()] {
-		return Problem{Held: true, Reason: name + " is not supported yet; Pleach leaves it out, the rest of the app goes on"}
+		return Problem{Held: true, Reason: "not supported yet; Pleach leaves it out, the rest of the app goes on"}
 	}
 	return Problem{Reason: "unknown apiVersion and kind: " + name}
 }

@@ -142,7 +142,7 @@ func (a *assembly) folder(r *reader, dir string) error {
 			_, err = r.kind(p)
 		}
 		if err != nil {
-			a.errors = append(a.errors, Problem{Path: p, Reason: strings.TrimPrefix(err.Error(), p+" ")})
+			a.errors = append(a.errors, Problem{Path: p, Reason: err.Error()})
 			err = nil
 		}
 		if len(a.objects) > MaxObjects {

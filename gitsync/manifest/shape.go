@@ -115,8 +115,10 @@ func (c *shapeChecker) scalar(t reflect.Type, v *value, path string) {
 	case reflect.String:
 		switch v.kind {
 		case stringValue:
-		case numberValue, boolValue:
-			c.fail(v.line, path, "want a string, got %s: put it in quotes", v)
+		case numberValue:
+			c.fail(v.line, path, "want a string, got the number %s: put it in quotes", v)
+		case boolValue:
+			c.fail(v.line, path, "want a string, got %s, which YAML reads as a boolean: put it in quotes", v)
 		default:
 			c.fail(v.line, path, "want a string, got %s", v)
 		}

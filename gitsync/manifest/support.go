@@ -161,7 +161,7 @@ var podAffinityRules = rules{}.
 
 // whole lists the structs that are honoured with all their fields.
 var whole = typeSet(
-	metav1.TypeMeta{}, metav1.LabelSelector{}, metav1.LabelSelectorRequirement{},
+	metav1.TypeMeta{}, metav1.ManagedFieldsEntry{}, metav1.LabelSelector{}, metav1.LabelSelectorRequirement{},
 	appsv1.DeploymentStrategy{}, appsv1.RollingUpdateDeployment{}, appsv1.DaemonSetUpdateStrategy{},
 	appsv1.RollingUpdateDaemonSet{}, appsv1.Deployment{}, appsv1.ReplicaSet{}, appsv1.DaemonSet{},
 	corev1.Pod{}, corev1.ConfigMap{}, corev1.Secret{}, corev1.Namespace{}, corev1.PodTemplateSpec{},
@@ -263,9 +263,9 @@ func (c *supportChecker) resources(r corev1.ResourceRequirements, path string) {
 }
 
 func (c *supportChecker) add(s support, path, why string) {
-	reason := "is not honoured yet; the object runs without it"
+	reason := "not honoured yet; the object runs without it"
 	if s == held {
-		reason = "is not supported yet; Pleach leaves the object out, the rest of the app goes on"
+		reason = "not supported yet; Pleach leaves the object out, the rest of the app goes on"
 	}
 	if why != "" {
 		reason = fmt.Sprintf("%s (%s)", reason, why)

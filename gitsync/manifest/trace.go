@@ -117,10 +117,11 @@ func (r *reader) note(name, found string) {
 	}
 }
 
-// lstat is the mode of name, after every folder above it was seen to be a folder.
+// lstat describes name, after every folder above it was seen to be no link. Its errors leave the name
+// out.
 func (r *reader) lstat(name string) (fs.FileInfo, error) {
 	if !fs.ValidPath(name) {
-		return nil, fmt.Errorf("%q leaves the repository", name)
+		return nil, errors.New("leaves the repository")
 	}
 	for i := range len(name) {
 		if name[i] != '/' {
@@ -137,7 +138,7 @@ func (r *reader) lstat(name string) (fs.FileInfo, error) {
 			r.links[dir] = mode
 		}
 		if mode&fs.ModeSymlink != 0 {
-			return nil, fmt.Errorf("%s is a symbolic link, and links are not followed: put the files themselves there", dir)
+			return nil, fmt.Errorf("its folder %s is a symbolic link, and links are not followed: put the files themselves there", dir)
 		}
 	}
 	info, err := fs.Lstat(r.tree, name)
@@ -146,9 +147,9 @@ func (r *reader) lstat(name string) (fs.FileInfo, error) {
 	}
 	switch {
 	case info.Mode()&fs.ModeSymlink != 0:
-		return nil, fmt.Errorf("%s is a symbolic link, and links are not followed: put the file itself there", name)
+		return nil, errors.New("is a symbolic link, and links are not followed: put the file itself there")
 	case !info.IsDir() && !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is neither a file nor a folder (a submodule?): put the files themselves there", name)
+		return nil, errors.New("is neither a file nor a folder (a submodule?): put the files themselves there")
 	}
 	return info, nil
 }
@@ -204,9 +205,9 @@ func (r *reader) readFile(name string) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case kind == foundNothing:
-		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+		return nil, errors.New("no such file in the repository")
 	case kind == foundDir:
-		return nil, fmt.Errorf("%s is a folder, want a file", name)
+		return nil, errors.New("want a file, got a folder")
 	}
 	hashed := r.hashFile(name)
 	f, err := r.tree.Open(name)
