@@ -140,7 +140,7 @@ func (k treeChecker) read(key checkedTree, dir string) (entries []TreeEntry, siz
 		return nil, size, false, err
 	}
 	if i, reason := badEntry(entries, k.limits); reason != "" {
-		return nil, size, false, &ObjectError{ID: entries[i].ID, Path: path.Join(dir, printable(entries[i].Name)), Reason: reason}
+		return nil, size, false, &ObjectError{ID: entries[i].ID, Path: refusedPath(dir, entries[i].Name), Reason: reason}
 	}
 	for _, e := range entries {
 		id, err := parseID(e.ID)
@@ -155,6 +155,7 @@ func (k treeChecker) read(key checkedTree, dir string) (entries []TreeEntry, siz
 		switch {
 		case errors.Is(err, plumbing.ErrObjectNotFound):
 			refused.Reason, refused.Missing = "is not in the store", true
+			s.damaged = true
 		case err != nil:
 			return nil, size, false, fmt.Errorf("git store: read %s: %w", id, err)
 		case n > k.limits.BlobBytes:
@@ -241,6 +242,14 @@ func isDotGit(name string) bool {
 	folded, _, _ = strings.Cut(folded, ":")
 	folded = strings.TrimRight(folded, ". ")
 	return folded == ".git" || folded == "git~1"
+}
+
+// refusedPath is not cleaned: that the name climbs is what its reader should see.
+func refusedPath(dir, name string) string {
+	if dir == "." {
+		return printable(name)
+	}
+	return dir + "/" + printable(name)
 }
 
 // printable makes a name that is refused fit for a message.

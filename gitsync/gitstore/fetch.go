@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,30 +54,8 @@ func (s *Store) fetch(ctx context.Context, r Remote, ref string, depth int) (str
 	if err != nil {
 		return "", err
 	}
-	// What the store has is not asked for, unless it turns out that something is lacking: then all
-	// of it is, so that a damaged store mends itself.
-	haves := s.haves(r, ref)
-	if depth > 0 {
-		haves = nil
-	}
-	for missing := s.loads(want, depth); missing != nil; missing = s.loads(want, depth) {
-		pack, err := s.download(ctx, l, r, want, haves, depth)
-		if err != nil {
-			return "", err
-		}
-		err = s.addPack(pack)
-		_ = pack.Close()           // read to its end
-		_ = os.Remove(pack.Name()) // sweep takes what stays
-		if err != nil {
-			return "", fmt.Errorf("fetch %s of %s: %w", ref, r, err)
-		}
-		if len(haves) == 0 {
-			// A server that sends less than it announced must not be believed.
-			if err := s.loads(want, depth); err != nil {
-				return "", fmt.Errorf("fetch %s of %s: %w", ref, r, err)
-			}
-		}
-		haves = nil
+	if err := s.complete(ctx, l, r, ref, want, depth); err != nil {
+		return "", err
 	}
 	if depth == 0 {
 		if err := s.record(r, ref, want); err != nil {
@@ -86,6 +65,49 @@ func (s *Store) fetch(ctx context.Context, r Remote, ref string, depth int) (str
 	return id, nil
 }
 
+// complete downloads until the commit loads. What the store has is not asked for; when something is
+// lacking all the same, everything is, so that a damaged store mends itself.
+func (s *Store) complete(ctx context.Context, l location, r Remote, ref string, want plumbing.Hash, depth int) error {
+	if s.loads(want, depth) == nil && !s.isDamaged() {
+		return nil
+	}
+	var haves []plumbing.Hash
+	if depth == 0 && !s.isDamaged() {
+		haves = s.haves(r, ref)
+	}
+	if slices.Contains(haves, want) {
+		haves = nil // it does not load: having it is a mistake
+	}
+	for {
+		pack, err := s.download(ctx, l, r, want, haves, depth)
+		if err != nil {
+			return err
+		}
+		err = s.addPack(pack, len(haves) == 0)
+		_ = pack.Close()           // read to its end
+		_ = os.Remove(pack.Name()) // sweep takes what stays
+		if err != nil {
+			return fmt.Errorf("fetch %s of %s: %w", ref, r, err)
+		}
+		err = s.loads(want, depth)
+		if err == nil {
+			return nil
+		}
+		if len(haves) == 0 {
+			// A server that sends less than it announced must not be believed.
+			return fmt.Errorf("fetch %s of %s: %w", ref, r, err)
+		}
+		haves = nil
+	}
+}
+
+// isDamaged reports whether a tree or a file was missed since the last full download.
+func (s *Store) isDamaged() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.damaged
+}
+
 // loads reports what keeps a commit from being read: itself, its tree, or, when the history was
 // asked for, any of its ancestors.
 func (s *Store) loads(id plumbing.Hash, depth int) error {
@@ -93,22 +115,27 @@ func (s *Store) loads(id plumbing.Hash, depth int) error {
 	defer s.mu.Unlock()
 	if depth == 0 {
 		if _, err := s.levelLocked(id); err != nil {
-			return err
+			return unlessMalformed(err)
 		}
 	}
 	c, err := s.commitLocked(id)
 	if err != nil {
-		// A commit that is malformed is here all the same; Commit will refuse it with its reason.
-		if oe, ok := errors.AsType[*ObjectError](err); ok && !oe.Missing {
-			return nil
-		}
-		return err
+		return unlessMalformed(err)
 	}
 	tree, err := parseID(c.Tree)
 	if err != nil {
 		return err
 	}
 	_, err = s.rawLocked(tree, plumbing.TreeObject)
+	return unlessMalformed(err)
+}
+
+// unlessMalformed forgives an object that is here but not well formed: fetching it again would not
+// change it, and whoever reads it will get the reason.
+func unlessMalformed(err error) error {
+	if oe, ok := errors.AsType[*ObjectError](err); ok && !oe.Missing {
+		return nil
+	}
 	return err
 }
 

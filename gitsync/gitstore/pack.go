@@ -21,46 +21,59 @@ const (
 
 // addPack takes a pack into the store: bounded, indexed with every object's id recomputed, on the
 // disk, and only then visible. A crash before the last step leaves nothing but temporary files.
-func (s *Store) addPack(pack *os.File) error {
+//
+// A pack that was downloaded without naming what the store has is whole: it mends the store.
+func (s *Store) addPack(pack *os.File, whole bool) error {
 	if err := boundPack(pack); err != nil {
 		return err
 	}
-	if _, err := pack.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.dir == "" {
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		if _, err := pack.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
 		m, ok := s.objects.(*memory.Storage)
 		if !ok {
 			return errors.New("git store: not in memory")
 		}
+		s.damaged = false
 		return packfile.UpdateObjectStorage(m, pack)
+	}
+	if _, err := s.installLocked(pack); err != nil {
+		return err
+	}
+	s.damaged = s.damaged && !whole
+	return s.compactLocked()
+}
+
+// installLocked moves a pack with its index into place and returns its path without the ending.
+func (s *Store) installLocked(pack *os.File) (base string, err error) {
+	if _, err := pack.Seek(0, io.SeekStart); err != nil {
+		return "", err
 	}
 	checksum, index, err := indexPack(pack)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := pack.Sync(); err != nil {
-		return err
+		return "", err
 	}
 	dir := filepath.Join(s.dir, "objects", "pack")
-	base := filepath.Join(dir, "pack-"+checksum.String())
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	base = filepath.Join(dir, "pack-"+checksum.String())
 	// The index first: a pack without its index would be unreadable, an index without its pack is
 	// swept away.
 	if err := writeIndex(base+".idx", index); err != nil {
-		return err
+		return "", err
 	}
 	if err := os.Rename(pack.Name(), base+".pack"); err != nil {
-		return err
+		return "", err
 	}
 	if err := syncDir(dir); err != nil {
-		return err
+		return "", err
 	}
 	s.reopenLocked()
-	return s.compactLocked()
+	return base, nil
 }
 
 // indexPack recomputes every object of a pack.

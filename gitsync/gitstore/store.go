@@ -40,6 +40,7 @@ type Store struct {
 	objects storer.EncodedObjectStorer
 	levels  map[plumbing.Hash]int64
 	checked map[checkedTree]treeSize
+	damaged bool // a tree or blob was missing that an object here names
 
 	dialects dialects
 }
@@ -144,6 +145,7 @@ func (s *Store) rawLocked(id plumbing.Hash, want plumbing.ObjectType) ([]byte, e
 	o, err := s.objects.EncodedObject(plumbing.AnyObject, id)
 	if err != nil {
 		if errors.Is(err, plumbing.ErrObjectNotFound) {
+			s.damaged = s.damaged || want != plumbing.CommitObject
 			return nil, &ObjectError{ID: id.String(), Reason: "is not in the store", Missing: true}
 		}
 		return nil, fmt.Errorf("git store: read %s: %w", id, err)
