@@ -3,6 +3,9 @@ package lab
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -50,7 +53,7 @@ type Push struct {
 	Time       time.Time
 }
 
-type hint struct{ ref, url string }
+type hint struct{ ref, url, secret string }
 
 // face is what one client is shown of one repository. Client "" is everybody.
 type face struct{ repository, client string }
@@ -135,11 +138,12 @@ func (g *GitServer) Require(user, password string) {
 }
 
 // Hint lets the server POST to url whenever a push changed ref ("refs/heads/main"). Addresses of
-// nodes are reached. The body is a JSON object with repository, ref, before and after.
-func (g *GitServer) Hint(ref, url string) {
+// nodes are reached. The body is a JSON object with repository, ref, before and after; with a secret
+// it is signed as forges do, by the header X-Hub-Signature-256.
+func (g *GitServer) Hint(ref, url, secret string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.hints = append(g.hints, hint{ref, url})
+	g.hints = append(g.hints, hint{ref, url, secret})
 }
 
 // Pushes lists what pushes changed, oldest first, one entry for each ref.
@@ -303,14 +307,14 @@ func (g *GitServer) receive(w http.ResponseWriter, r *http.Request, name, client
 		g.mu.Unlock()
 		for _, h := range hints {
 			if h.ref == ref && !known {
-				g.hinting.Go(func() { g.call(h.url, push) })
+				g.hinting.Go(func() { g.call(h, push) })
 			}
 		}
 	}
 }
 
 // call gives one hint. A hint that is lost is no loss: who missed it polls.
-func (g *GitServer) call(url string, push Push) {
+func (g *GitServer) call(h hint, push Push) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	body, err := json.Marshal(map[string]string{
@@ -319,11 +323,16 @@ func (g *GitServer) call(url string, push Push) {
 	if err != nil {
 		return
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(body))
 	if err != nil {
 		return
 	}
 	request.Header.Set("Content-Type", "application/json")
+	if h.secret != "" {
+		mac := hmac.New(sha256.New, []byte(h.secret))
+		mac.Write(body)
+		request.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+	}
 	transport := &http.Transport{DialContext: g.dial, DisableKeepAlives: true}
 	if response, err := transport.RoundTrip(request); err == nil {
 		_, _ = io.Copy(io.Discard, response.Body)

@@ -42,10 +42,10 @@ func TestPushIsSeenAndHinted(t *testing.T) {
 	hints := make(chan string, 4)
 	agent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		hints <- string(body)
+		hints <- r.Header.Get("X-Hub-Signature-256") + string(body)
 	}))
 	defer agent.Close()
-	server.Hint("refs/heads/main", agent.URL+"/hint")
+	server.Hint("refs/heads/main", agent.URL+"/hint", "secret")
 
 	repo.Git("push", "--quiet", "origin", "HEAD:refs/heads/other")
 	repo.Write("apps/big.yaml", strings.Repeat("# more than git sends in one piece\n", 1<<16)+repo.Head())
@@ -54,8 +54,8 @@ func TestPushIsSeenAndHinted(t *testing.T) {
 
 	select {
 	case body := <-hints:
-		if !strings.Contains(body, second) {
-			t.Errorf("the hint is %s, want it to tell of %s", body, second)
+		if !strings.Contains(body, second) || !strings.HasPrefix(body, "sha256=") {
+			t.Errorf("the hint is %s, want it signed and to tell of %s", body, second)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("no hint after a push")

@@ -230,6 +230,21 @@ func (n *Node) PID() int {
 // this process. Its process id is that of a door-keeper outside, which passes signals on and ends as
 // the command did.
 func (n *Node) Command(ctx context.Context, args ...string) (*exec.Cmd, error) {
+	cmd, err := n.door(ctx, "enter", args)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Cancel = func() error {
+		for _, inside := range childrenOf(cmd.Process.Pid) {
+			_ = syscall.Kill(inside, syscall.SIGKILL)
+		}
+		return cmd.Process.Kill()
+	}
+	return cmd, nil
+}
+
+// door makes the command of a door-keeper.
+func (n *Node) door(ctx context.Context, verb string, args []string) (*exec.Cmd, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.first == nil {
@@ -242,22 +257,16 @@ func (n *Node) Command(ctx context.Context, args ...string) (*exec.Cmd, error) {
 		}
 		groups = append(groups, dir)
 	}
-	door := append([]string{"enter", strconv.Itoa(n.first.Process.Pid), strings.Join(groups, ":")}, args...)
+	door := append([]string{verb, strconv.Itoa(n.first.Process.Pid), strings.Join(groups, ":")}, args...)
 	cmd := exec.CommandContext(ctx, n.program, door...)
 	cmd.Dir = "/"
-	cmd.Cancel = func() error {
-		if inside := childOf(cmd.Process.Pid); inside != 0 {
-			return syscall.Kill(inside, syscall.SIGKILL)
-		}
-		return cmd.Process.Kill()
-	}
 	return cmd, nil
 }
 
 // Exec runs a command inside the node and returns its standard output. The error holds what it
 // printed as errors. When ctx ends the command and its children are killed.
 func (n *Node) Exec(ctx context.Context, args ...string) ([]byte, error) {
-	cmd, err := n.Command(ctx, args...)
+	cmd, err := n.door(ctx, "enter", args)
 	if err != nil {
 		return nil, err
 	}
@@ -273,25 +282,25 @@ func (n *Node) Exec(ctx context.Context, args ...string) ([]byte, error) {
 
 // Run starts a process inside the node, with its output in <node>-<name>.log of the lab's directory.
 func (n *Node) Run(name string, args ...string) (*Process, error) {
-	cmd, err := n.Command(context.Background(), args...)
+	cmd, err := n.door(context.Background(), "run", args)
 	if err != nil {
 		return nil, err
 	}
+	tell, told, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer tell.Close()
+	cmd.ExtraFiles = []*os.File{told}
 	p, err := n.lab.Start(n.Name+"-"+name, cmd)
+	_ = told.Close()
 	if err != nil {
 		return nil, err
 	}
-	door := p.PID()
-	for {
-		if p.inside = childOf(door); p.inside != 0 {
-			return p, nil
-		}
-		select {
-		case <-p.Done():
-			return p, nil // so short that nobody saw it
-		case <-time.After(time.Millisecond):
-		}
+	if _, err := fmt.Fscan(tell, &p.inside); err != nil {
+		return nil, fmt.Errorf("start %s: see %s: %w", p.Name, p.Log, err)
 	}
+	return p, nil
 }
 
 // StartAgent starts the node's agent: a process that [Node.KillAgent] finds. A node has one.
@@ -341,7 +350,7 @@ func (n *Node) KillContainerd() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	at := slices.IndexFunc(processes, func(u Usage) bool { return u.Name() == "containerd" })
+	at := slices.IndexFunc(processes, func(u Usage) bool { return u.Name() == "containerd" || u.Name() == "pleach-containerd" })
 	if at < 0 {
 		return 0, fmt.Errorf("node %s has no process named containerd", n.Name)
 	}
@@ -414,16 +423,17 @@ func (n *Node) network() (*namespace, error) {
 	return n.ns, nil
 }
 
-// childOf gives a child of a process; 0 when it has none.
-func childOf(pid int) int {
+// childrenOf lists the children of a process.
+func childrenOf(pid int) []int {
+	var children []int
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, list := range lists {
-		children, _ := os.ReadFile(list)
-		for child := range strings.FieldsSeq(string(children)) {
+		text, _ := os.ReadFile(list)
+		for child := range strings.FieldsSeq(string(text)) {
 			if id, err := strconv.Atoi(child); err == nil {
-				return id
+				children = append(children, id)
 			}
 		}
 	}
-	return 0
+	return children
 }

@@ -221,7 +221,7 @@ func TestHintsReachNodes(t *testing.T) {
 	if err := git.Create("config"); err != nil {
 		t.Fatal(err)
 	}
-	git.Hint("refs/heads/main", "http://"+listener.Addr().String()+"/hint")
+	git.Hint("refs/heads/main", "http://"+listener.Addr().String()+"/hint", "")
 	key, err := lab.NewKey(l.Dir, "alice@example.org")
 	if err != nil {
 		t.Fatal(err)

@@ -71,3 +71,16 @@ func (r *Registry) Requests(methodAndPath string) int {
 	defer r.mu.Unlock()
 	return r.requests[methodAndPath]
 }
+
+// Mirror makes the containerd of a node pull every image from this registry over plain HTTP, whatever
+// host its name begins with: the image that [Registry.Push] stored as "library/busybox:1" is
+// busybox:1 there. The directory is containerd's config_path; certs.d is another name for it.
+func (r *Registry) Mirror(configPath string) error {
+	dir := filepath.Join(configPath, "_default")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	address := "http://" + r.NodeAddress()
+	content := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", address, address)
+	return os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(content), 0o644)
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -93,9 +92,10 @@ func UsageOfTree(root int) ([]Usage, error) {
 	for _, pid := range pids {
 		if u, err := UsageOf(pid); err == nil {
 			all[pid] = u
-		} else if pid == root {
-			return nil, err
 		}
+	}
+	if _, ok := all[root]; !ok {
+		return nil, fmt.Errorf("process %d: %w", root, os.ErrProcessDone)
 	}
 	var tree []Usage
 	for _, pid := range pids {
@@ -106,5 +106,5 @@ func UsageOfTree(root int) ([]Usage, error) {
 			}
 		}
 	}
-	return slices.Clip(tree), nil
+	return tree, nil
 }

@@ -5,7 +5,8 @@
 // killed, which is the node's power-off, or until the lab is gone.
 //
 // "nodeinit enter PID CGROUPS COMMAND…" runs a command inside the node whose first process is PID, in
-// the given cgroups, separated by colons, and ends as the command did.
+// the given cgroups, separated by colons, and ends as the command did. "nodeinit run" does the same and
+// tells the command's process id, as seen from outside, on file descriptor 3.
 package main
 
 import (
@@ -37,9 +38,13 @@ func main() {
 	case len(os.Args) == 2 && os.Args[1] == "reap":
 		reap()
 	case len(os.Args) >= 5 && os.Args[1] == "enter":
-		err = enter(os.Args[2], strings.Split(os.Args[3], ":"), os.Args[4:])
+		err = enter(os.Args[2], strings.Split(os.Args[3], ":"), os.Args[4:], nil)
+	case len(os.Args) >= 5 && os.Args[1] == "run":
+		tell := os.NewFile(3, "pid")
+		unix.CloseOnExec(3)
+		err = enter(os.Args[2], strings.Split(os.Args[3], ":"), os.Args[4:], tell)
 	default:
-		err = errors.New("usage: nodeinit up | nodeinit enter PID CGROUPS COMMAND…")
+		err = errors.New("usage: nodeinit up | nodeinit enter|run PID CGROUPS COMMAND…")
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "nodeinit: %v\n", err)
@@ -232,8 +237,8 @@ func reap() {
 	}
 }
 
-// enter runs a command inside a node.
-func enter(pid string, cgroups, command []string) error {
+// enter runs a command inside a node, and writes its process id to tell, if there is one.
+func enter(pid string, cgroups, command []string, tell io.WriteCloser) error {
 	for _, dir := range cgroups {
 		if err := join(dir); err != nil {
 			return err
@@ -264,6 +269,10 @@ func enter(pid string, cgroups, command []string) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	if err := cmd.Start(); err != nil {
 		return err
+	}
+	if tell != nil {
+		_, _ = fmt.Fprintln(tell, cmd.Process.Pid)
+		_ = tell.Close()
 	}
 	go func() {
 		for sig := range signals {
