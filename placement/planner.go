@@ -81,10 +81,18 @@ type shape struct {
 func newPlanner(in Input) *planner {
 	p := &planner{
 		nodes:   slices.SortedFunc(slices.Values(in.Nodes), func(a, b Node) int { return cmp.Compare(a.Name, b.Name) }),
-		slots:   slices.SortedFunc(slices.Values(in.Slots), func(a, b Slot) int { return cmp.Compare(a.Key, b.Key) }),
+		slots:   make([]Slot, len(in.Slots)),
 		byName:  make(map[string]int32, len(in.Nodes)),
 		classes: map[string]*class{},
 		shapes:  map[string]*shape{},
+	}
+	byKey := make([]int32, len(in.Slots))
+	for i := range byKey {
+		byKey[i] = int32(i)
+	}
+	slices.SortFunc(byKey, func(a, b int32) int { return cmp.Compare(in.Slots[a].Key, in.Slots[b].Key) })
+	for i, at := range byKey {
+		p.slots[i] = in.Slots[at]
 	}
 	p.names = resourceNames(in)
 	width := len(p.names)

@@ -22,11 +22,10 @@ func mix(h uint64) uint64 {
 }
 
 // draw is the slot's ticket at a node: the largest ticket of equal weights comes first. a and b are
-// two hashes of the slot, n one of the node; folding the 128-bit product makes every bit of the
-// ticket depend on all of them at the price of one multiplication.
+// two hashes of the slot, b odd, n one of the node. The upper bits of such a product are a
+// universal hash (Dietzfelbinger et al. 1997), at the price of one multiplication.
 func draw(a, b, n uint64) uint64 {
-	hi, lo := bits.Mul64(a^n, b)
-	return hi ^ lo
+	return (a ^ n) * b
 }
 
 // cost turns a ticket into straw2's length, -log2(ticket/2^64)/weight, smallest first: a node of
@@ -51,7 +50,7 @@ func quantise(weight int64) int64 {
 const logBits = 32
 
 // log2Steps divides an octave; between two steps log2 is interpolated.
-const log2Steps = 256
+const log2Steps = 1 << 8
 
 // log2Table holds log2(1 + i/log2Steps) with logBits digits, by repeated squaring.
 var log2Table = func() (t [log2Steps + 1]uint64) {
@@ -60,7 +59,7 @@ var log2Table = func() (t [log2Steps + 1]uint64) {
 			t[i] = 1 << logBits
 			break
 		}
-		x := uint64(1)<<62 + uint64(i)<<62/log2Steps // mantissa in [1, 2), 62 digits
+		x := uint64(1)<<62 + uint64(i)<<54 // mantissa in [1, 2), 62 digits
 		for range logBits {
 			hi, lo := bits.Mul64(x, x)
 			x = hi<<2 | lo>>62
