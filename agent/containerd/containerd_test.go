@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 }
 
 // newSupervisor returns a supervisor for a fresh directory. What it started is gone after the test.
-func newSupervisor(t *testing.T) *Supervisor {
+func newSupervisor(t testing.TB) *Supervisor {
 	t.Helper()
 	needs.Root(t)
 	dir, err := os.MkdirTemp("", "pleach-containerd-")
@@ -58,7 +58,7 @@ func newSupervisor(t *testing.T) *Supervisor {
 }
 
 // run supervises until the returned function is called, or the test ends.
-func run(t *testing.T, s *Supervisor) (stop func()) {
+func run(t testing.TB, s *Supervisor) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -141,7 +141,7 @@ func TestConfigIsDeterministic(t *testing.T) {
 }
 
 func TestLayout(t *testing.T) {
-	tarball, err := layout("pleach.local/pause:1", []byte("program"))
+	tarball, err := layout("pleach.local/pause:1", "pause", []byte("program"))
 	if err != nil {
 		t.Fatal(err)
 	}

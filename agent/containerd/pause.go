@@ -31,7 +31,7 @@ func pauseImage(program []byte) string { return "pleach.local/pause:" + fingerpr
 func importPause(ctx context.Context, socket, name, programPath string) error {
 	program, err := os.ReadFile(programPath)
 	if err == nil {
-		err = importProgram(ctx, socket, name, program)
+		err = importProgram(ctx, socket, name, "pause", program)
 	}
 	if err != nil {
 		return fmt.Errorf("pause image: %w", err)
@@ -39,8 +39,8 @@ func importPause(ctx context.Context, socket, name, programPath string) error {
 	return nil
 }
 
-// importProgram makes an image of one program known to the daemon at socket, where it is absent.
-func importProgram(ctx context.Context, socket, name string, program []byte) (err error) {
+// importProgram makes an image of one program, in the file /<file>, known to the daemon at socket, where it is absent.
+func importProgram(ctx context.Context, socket, name, file string, program []byte) (err error) {
 	c, err := containerd.New(socket, containerd.WithDefaultNamespace(criNamespace))
 	if err != nil {
 		return err
@@ -48,7 +48,7 @@ func importProgram(ctx context.Context, socket, name string, program []byte) (er
 	defer func() { err = errors.Join(err, c.Close()) }()
 	img, err := c.GetImage(ctx, name)
 	if errdefs.IsNotFound(err) {
-		layout, err := layout(name, program)
+		layout, err := layout(name, file, program)
 		if err != nil {
 			return err
 		}
@@ -75,14 +75,11 @@ func importProgram(ctx context.Context, socket, name string, program []byte) (er
 	return nil
 }
 
-// programFile is where the program lies in its image.
-const programFile = "program"
-
 // layout is an OCI image layout as a tar: one layer with the program in it. The same program gives
 // the same bytes.
-func layout(name string, program []byte) ([]byte, error) {
+func layout(name, file string, program []byte) ([]byte, error) {
 	var layer bytes.Buffer
-	if err := tarFile(tar.NewWriter(&layer), programFile, 0o755, program); err != nil {
+	if err := tarFile(tar.NewWriter(&layer), file, 0o755, program); err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer
@@ -109,7 +106,7 @@ func layout(name string, program []byte) ([]byte, error) {
 	}
 	configDesc, err := object(ocispec.MediaTypeImageConfig, ocispec.Image{
 		Platform: ocispec.Platform{Architecture: runtime.GOARCH, OS: "linux"},
-		Config:   ocispec.ImageConfig{Entrypoint: []string{"/" + programFile}, User: "65535:65535"},
+		Config:   ocispec.ImageConfig{Entrypoint: []string{"/" + file}, User: "65535:65535"},
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layerDesc.Digest}},
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -25,7 +26,7 @@ import (
 const helloImage = "pleach.local/hello:1"
 
 // hello builds the test's program. It is static, so that it is the whole content of its image.
-func hello(t *testing.T) []byte {
+func hello(t testing.TB) []byte {
 	t.Helper()
 	needs.Command(t, "go")
 	out := filepath.Join(t.TempDir(), "hello")
@@ -43,7 +44,7 @@ func hello(t *testing.T) []byte {
 
 // pod is a pod of one hello container, driven by CRI calls.
 type pod struct {
-	t          *testing.T
+	t          testing.TB
 	cri        runtimeapi.RuntimeServiceClient
 	cgroup     string
 	logDir     string
@@ -52,7 +53,7 @@ type pod struct {
 	containers []string
 }
 
-func newPod(t *testing.T, cri runtimeapi.RuntimeServiceClient, name, cgroup string) *pod {
+func newPod(t testing.TB, cri runtimeapi.RuntimeServiceClient, name, cgroup string) *pod {
 	t.Helper()
 	p := &pod{t: t, cri: cri, cgroup: cgroup, logDir: t.TempDir()}
 	p.config = &runtimeapi.PodSandboxConfig{
@@ -70,14 +71,18 @@ func newPod(t *testing.T, cri runtimeapi.RuntimeServiceClient, name, cgroup stri
 	return p
 }
 
-func (p *pod) start() {
+// start runs the pod and says what RunPodSandbox, CreateContainer and StartContainer took.
+func (p *pod) start() (took [3]time.Duration) {
 	p.t.Helper()
 	ctx := p.t.Context()
+	began := time.Now()
+	lap := func(i int) { took[i], began = time.Since(began), time.Now() }
 	sandbox, err := p.cri.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: p.config})
 	if err != nil {
 		p.t.Fatalf("run pod sandbox: %v", err)
 	}
 	p.sandboxID = sandbox.GetPodSandboxId()
+	lap(0)
 	container, err := p.cri.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
 		PodSandboxId: p.sandboxID, SandboxConfig: p.config,
 		Config: &runtimeapi.ContainerConfig{
@@ -91,10 +96,13 @@ func (p *pod) start() {
 		p.t.Fatalf("create container: %v", err)
 	}
 	id := container.GetContainerId()
+	lap(1)
 	p.containers = append(p.containers, id)
 	if _, err := p.cri.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		p.t.Fatalf("start container: %v", err)
 	}
+	lap(2)
+	return took
 }
 
 func (p *pod) status() *runtimeapi.ContainerStatus {
@@ -121,7 +129,7 @@ const insideEnv = "PLEACH_TEST_NETNS"
 
 // inNamespace runs the test in a process with a network namespace of its own, which the daemon that
 // it starts then shares, and reports whether this is that process.
-func inNamespace(t *testing.T) bool {
+func inNamespace(t testing.TB) bool {
 	t.Helper()
 	needs.Root(t)
 	if os.Getenv(insideEnv) == t.Name() {
@@ -134,26 +142,29 @@ func inNamespace(t *testing.T) bool {
 		}
 		return true
 	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=3m")
+	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=3m"}
+	if _, ok := t.(*testing.B); ok {
+		args = []string{"-test.run=^$", "-test.bench=^" + t.Name() + "$", "-test.benchtime=" + flag.Lookup("test.benchtime").Value.String()}
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	if _, ok := t.(*testing.B); ok {
+		fmt.Printf("%s", out)
+		t.SkipNow() // the figures are the other process's
+	}
 	t.Logf("%s", out)
 	return false
 }
 
-// The contract with the runtime, from an empty directory to a running pod and back to nothing.
-func TestPodEndToEnd(t *testing.T) {
-	if !inNamespace(t) {
-		return
-	}
+// bringUp starts a runtime and a network in an empty directory.
+func bringUp(t testing.TB) (*Supervisor, netplugins.Desired, runtimeapi.RuntimeServiceClient, func()) {
+	t.Helper()
 	program := hello(t)
-	cgroup := fmt.Sprintf("/pleach-test-%d", os.Getpid())
-	t.Cleanup(func() { removeCgroups(t, cgroup) }) // registered first: it runs after Stop
-	began := time.Now()
 	s := newSupervisor(t)
 	network := netplugins.Desired{
 		Bridge: "pleach0", PodCIDR: netip.MustParsePrefix("10.64.1.0/24"), ClusterCIDR: netip.MustParsePrefix("10.64.0.0/16"),
@@ -162,23 +173,33 @@ func TestPodEndToEnd(t *testing.T) {
 	if err := netplugins.Apply(t.Context(), network); err != nil {
 		t.Fatal(err)
 	}
+	began := time.Now()
 	stop := run(t, s)
 	t.Logf("from nothing to a ready runtime: %v", time.Since(began))
-	if err := importProgram(t.Context(), s.Socket(), helloImage, program); err != nil {
+	if err := importProgram(t.Context(), s.Socket(), helloImage, "hello", program); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := dial(s.Socket())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
 	cri := runtimeapi.NewRuntimeServiceClient(conn)
 	awaitNetwork(t, cri)
+	return s, network, cri, stop
+}
+
+// The contract with the runtime, from an empty directory to a running pod and back to nothing.
+func TestPodEndToEnd(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	cgroup := fmt.Sprintf("/pleach-test-%d", os.Getpid())
+	t.Cleanup(func() { removeCgroups(t, cgroup) }) // registered first: it runs after Stop
+	s, network, cri, stop := bringUp(t)
 
 	p := newPod(t, cri, "one", cgroup)
-	began = time.Now()
 	p.start()
-	t.Logf("from RunPodSandbox to a started container: %v", time.Since(began))
 
 	sandbox, err := cri.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.sandboxID})
 	if err != nil {
@@ -190,7 +211,7 @@ func TestPodEndToEnd(t *testing.T) {
 	if got := p.status().GetState(); got != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Fatalf("container is %s", got)
 	}
-	exec, err := cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: p.containers[0], Cmd: []string{"/program", "from", "inside"}, Timeout: 20})
+	exec, err := cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: p.containers[0], Cmd: []string{"/hello", "from", "inside"}, Timeout: 20})
 	if err != nil || string(exec.GetStdout()) != "from inside\n" || exec.GetExitCode() != 0 {
 		t.Errorf("exec: %v, %v", exec, err)
 	}
@@ -236,7 +257,7 @@ func TestPodEndToEnd(t *testing.T) {
 	}
 }
 
-func awaitNetwork(t *testing.T, cri runtimeapi.RuntimeServiceClient) {
+func awaitNetwork(t testing.TB, cri runtimeapi.RuntimeServiceClient) {
 	t.Helper()
 	eventually(t, "the network is ready", func() bool {
 		resp, err := cri.Status(t.Context(), &runtimeapi.StatusRequest{})
@@ -258,7 +279,7 @@ func awaitDaemon(t *testing.T, s *Supervisor, old int) {
 	})
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if ok() {
@@ -292,7 +313,7 @@ func containerPID(t *testing.T, cri runtimeapi.RuntimeServiceClient, id string) 
 
 // removeCgroups removes the pods' cgroup in every hierarchy. What is below it was not removed by the
 // runtime, and is reported.
-func removeCgroups(t *testing.T, name string) {
+func removeCgroups(t testing.TB, name string) {
 	t.Helper()
 	for _, pattern := range []string{"/sys/fs/cgroup/*" + name, "/sys/fs/cgroup" + name} {
 		roots, err := filepath.Glob(pattern)
@@ -317,4 +338,88 @@ func removeCgroups(t *testing.T, name string) {
 			}
 		}
 	}
+}
+
+// BenchmarkPod runs and removes pods one after the other.
+func BenchmarkPod(b *testing.B) {
+	if !inNamespace(b) {
+		return
+	}
+	cgroup := fmt.Sprintf("/pleach-test-%d", os.Getpid())
+	b.Cleanup(func() { removeCgroups(b, cgroup) })
+	_, _, cri, _ := bringUp(b)
+	var total [3]time.Duration
+	i := 0
+	for b.Loop() {
+		p := newPod(b, cri, fmt.Sprintf("pod-%d", i), cgroup)
+		for part, took := range p.start() {
+			total[part] += took
+		}
+		b.StopTimer()
+		p.remove()
+		b.StartTimer()
+		i++
+	}
+	for part, name := range []string{"sandbox-ms", "create-ms", "start-ms"} {
+		b.ReportMetric(float64(total[part].Milliseconds())/float64(i), name)
+	}
+}
+
+// BenchmarkMemory says what the runtime's processes cost when idle with ten pods: the proportional
+// set size of the daemon, of one shim and of one pause process, in KiB.
+func BenchmarkMemory(b *testing.B) {
+	if !inNamespace(b) {
+		return
+	}
+	cgroup := fmt.Sprintf("/pleach-test-%d", os.Getpid())
+	b.Cleanup(func() { removeCgroups(b, cgroup) })
+	s, _, cri, _ := bringUp(b)
+	const pods = 10
+	for i := range pods {
+		newPod(b, cri, fmt.Sprintf("pod-%d", i), cgroup).start()
+	}
+	proc, err := find(newPaths(s.Dir))
+	if err != nil || proc == nil {
+		b.Fatalf("daemon: %v, %v", proc, err)
+	}
+	defer proc.close()
+	for b.Loop() {
+		time.Sleep(12 * time.Second) // what the starts allocated is collected and given back
+	}
+	daemonPSS, _ := pss(b, proc.pid)
+	var shims, pauses float64
+	shimPIDs := startedFrom(newPaths(s.Dir).bin)
+	for _, pid := range shimPIDs {
+		kib, _ := pss(b, pid)
+		shims += kib
+	}
+	for _, pid := range descendants(slices.Clone(shimPIDs)) {
+		if kib, name := pss(b, pid); name == "pause" {
+			pauses += kib
+		}
+	}
+	b.ReportMetric(daemonPSS, "daemon-KiB")
+	b.ReportMetric(shims/pods, "shim-KiB")
+	b.ReportMetric(pauses/pods, "pause-KiB")
+	b.ReportMetric(float64(len(shimPIDs)), "shims")
+}
+
+func pss(t testing.TB, pid int) (kib float64, name string) {
+	t.Helper()
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(rollup)) {
+		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
+			if _, err := fmt.Sscan(rest, &kib); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return kib, strings.TrimSpace(string(comm))
 }
