@@ -27,6 +27,9 @@ type admission struct {
 // admit asks the accepted policies about one object. Either of old and o is nil for an object that
 // comes or goes; src is where the newer of the two stands.
 func (s *step) admit(a *admission, app string, o, old reconcile.K8sObject, src reconcile.Source) {
+	if a.undecided != "" {
+		return // each further one could take as long
+	}
 	in := policy.Input{
 		Operation: policy.Update, App: app, Commit: s.at.ID,
 		Signers: s.signer.Principals, Cluster: s.prev.cluster.spec.Name,

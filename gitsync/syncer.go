@@ -138,7 +138,14 @@ func (s *Syncer) sync(ctx context.Context) (alarm string, err error) {
 func (s *Syncer) follow(ctx context.Context, head string) (alarm string, err error) {
 	if s.walker == nil {
 		// Without the commit in the store there is nothing to compare the branch with.
-		if known, err := s.store.IsAncestor(s.cfg.Introduction, head); err != nil || !known {
+		known, err := s.store.IsAncestor(s.cfg.Introduction, head)
+		if missing, ok := errors.AsType[*gitstore.ObjectError](err); ok && missing.ID == s.cfg.Introduction {
+			known, err = false, nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if !known {
 			return "", fmt.Errorf("branch %q of %s at %.12s does not contain the introduction %.12s: "+
 				"is it the right repository, and was the branch rewritten?", s.cfg.Branch, s.cfg.Remote, head, s.cfg.Introduction)
 		}
@@ -261,6 +268,12 @@ func (p *position) agrees(q *position) bool {
 
 // notFollowed words the finding that a head does not contain the trusted commit.
 func (s *Syncer) notFollowed(head string) (string, error) {
+	if _, err := s.store.Commit(head); err != nil {
+		if bad, ok := errors.AsType[*gitstore.ObjectError](err); ok {
+			return fmt.Sprintf("branch %q cannot be followed to %.12s: %v; what was accepted stays in force", s.cfg.Branch, head, bad), nil
+		}
+		return "", err
+	}
 	older, err := s.store.IsAncestor(head, s.base.id)
 	if err != nil {
 		return "", err

@@ -82,7 +82,7 @@ type examined struct {
 	signer  trust.Identity
 	// reason says why the commit is refused as a whole; "" when its signer is known.
 	reason string
-	// taints is set when nothing that the refused commit brought may come in under another one.
+	// taints is set when nobody known signed the refused commit; see launder.go.
 	taints bool
 }
 
@@ -123,7 +123,7 @@ func (w *walker) examine(id string, signers *trust.AllowedSigners) (*examined, e
 		return nil, err
 	}
 	if len(entries) == 0 && x.reason == "" {
-		x.reason, x.taints = "its tree is empty, and nothing is deleted because all is missing: remove apps from pleach.yaml instead", true
+		x.reason = "its tree is empty, and nothing is deleted because all is missing: remove apps from pleach.yaml instead"
 	}
 	return x, nil
 }
@@ -238,12 +238,17 @@ func (s *step) unreadable() {
 	n.refused = append(n.refused, s.refuse("", s.reason, n.trusted, nil))
 }
 
-// refused passes a commit that nobody vouches for: what it changes is marked, and nothing moves.
+// refused passes a commit that nobody vouches for: nothing moves, and what a stranger changed is
+// marked.
 func (s *step) refused() error {
 	n, touched := s.next, false
-	by := s.at.ID
 	for p, base := range s.changed {
-		n.mark(p, base, hash(s.tree, p), by)
+		switch {
+		case s.taints:
+			n.mark(p, base, hash(s.tree, p), s.at.ID)
+		case n.blind != "":
+			n.mark(p, base, hash(s.tree, p), n.blind)
+		}
 	}
 	n.blind = ""
 	files, err := s.clusterFiles()
@@ -263,7 +268,9 @@ func (s *step) refused() error {
 		if r == before {
 			continue
 		}
-		u.taintBy(by, before, r)
+		if s.taints {
+			u.taintBy(s.at.ID, before, r)
+		}
 		u.stay(r)
 		u.refusals = append(u.refusals, s.refuse(app.Name, s.reason, u.commit, nil))
 		n.apps[app.Name], touched = u, true

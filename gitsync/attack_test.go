@@ -1,0 +1,757 @@
+package gitsync
+
+import "testing"
+
+func TestStories(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, script, want string
+		// own is set where what was trusted before matters: a node that starts now sees other things.
+		own bool
+	}{
+		{name: "pushes are accepted", script: `
+			start ada start
+			push start
+			two bob web=2
+			push two
+		`, want: `
+			head two
+			cluster two
+			shop two shop=1
+			web two web=2
+		`},
+		{name: "unsigned", script: `
+			start ada start
+			bad - web=2
+			push bad
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused bad web: is not signed
+		`},
+		{name: "signed by a stranger", script: `
+			start ada start
+			bad eve web=2
+			push bad
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused bad web: signed by a key that trust/allowed_signers does not know: SHA256:…
+		`},
+		{name: "forged header", script: `
+			start ada start
+			bad ada!header web=2
+			push bad
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused bad web: carries a signature that is not of SHA256:… over this commit
+		`},
+		{name: "duplicate header", script: `
+			start ada start
+			bad ada!duplicate web=2
+			push bad
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused bad all: object … lacks the header "committer" where it belongs
+		`},
+		{name: "duplicate tree header", own: true, script: `
+			start ada start
+			push start
+			bad ada!tree web=2
+			push bad
+		`, want: `
+			alarm: branch "main" cannot be followed to …: object … lacks the header "author" where it belongs; what was accepted stays in force
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+		`},
+		{name: "two signature headers", script: `
+			start ada start
+			bad ada!two web=2
+			push bad
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused bad all: object … has the header "gpgsig" a second time
+		`},
+		{name: "two signatures in one header", script: `
+			start ada start
+			bad ada!joined web=2
+			push bad
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused bad web: carries two signatures
+		`},
+		{name: "what a malformed commit brought does not come in under an honest one", script: `
+			start ada start
+			bad ada!duplicate web=2
+			next ada shop=3
+			push next
+		`, want: `
+			head next
+			cluster next
+			shop start shop=1
+			web start web=1
+			refused next shop: Deployment.apps default/shop is as the refused commit … left it…
+			refused next web: Deployment.apps default/web is as the refused commit … left it…
+		`},
+		{name: "a malformed commit is mended by going back", script: `
+			start ada start
+			bad ada!duplicate web=2
+			undo ada web=1
+			next ada shop=3
+			push next
+		`, want: `
+			head next
+			cluster next
+			shop next shop=3
+			web next web=1
+		`},
+		{name: "force-push to an older commit", own: true, script: `
+			start ada start
+			two ada web=2
+			push two
+			push start
+		`, want: `
+			alarm: branch "main" was set back to …, which is older than the accepted commit …; what was accepted stays in force…
+			head two
+			cluster two
+			shop two shop=1
+			web two web=2
+		`},
+		{name: "another branch of a known signer", own: true, script: `
+			start ada start
+			two ada web=2
+			other ada on start shop=7
+			push two
+			push other
+		`, want: `
+			alarm: branch "main" is at …, which does not contain the accepted commit …
+			head two
+			cluster two
+			shop two shop=1
+			web two web=2
+		`},
+		{name: "deleted branch", own: true, script: `
+			start ada start
+			push start
+			push nothing
+		`, want: `
+			alarm: branch "main" is gone from the remote; commit … stays in force
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+		`},
+		{name: "a branch that comes back is no alarm", script: `
+			start ada start
+			push start
+			push nothing
+			push start
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+		`},
+		{name: "empty tree by a known signer", script: `
+			start ada start
+			bad ada nothing
+			push bad
+		`, want: `
+			alarm: commit … of branch "main" has an empty tree; commit … stays in force
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused bad pleach.dev: its tree is empty…
+			refused bad shop: its tree is empty…
+			refused bad web: its tree is empty…
+		`},
+		{name: "an emptied repository is filled again", script: `
+			start ada start
+			bad ada nothing
+			undo bob start web=2
+			push undo
+		`, want: `
+			head undo
+			cluster undo
+			shop undo shop=1
+			web undo web=2
+		`},
+		{name: "unsigned commits may be taken off the branch again", script: `
+			start ada start
+			bad - web=2
+			push bad
+			good ada on start shop=2
+			push good
+		`, want: `
+			head good
+			cluster good
+			shop good shop=2
+			web good web=1
+		`},
+		{name: "a teammate's git pull and git push", script: `
+			start ada start
+			mine ada web=2
+			push mine
+			theirs bob on start shop=2
+			pulled bob on theirs+mine web=2
+			push pulled
+		`, want: `
+			head pulled
+			cluster pulled
+			shop pulled shop=2
+			web pulled web=2
+		`},
+		{name: "a stranger's key used by the next commit", script: `
+			start ada start
+			one eve key+eve
+			two eve web=2
+			push two
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused one pleach.dev: signed by a key that trust/allowed_signers does not know…
+			refused two web: signed by a key that trust/allowed_signers does not know…
+		`},
+		{name: "a stranger's key under an honest commit", script: `
+			start ada start
+			one eve key+eve
+			two ada web=2
+			three eve web=3
+			push three
+		`, want: `
+			head two
+			cluster start
+			shop two shop=1
+			web two web=2
+			refused one pleach.dev: signed by a key that trust/allowed_signers does not know…
+			refused three web: signed by a key that trust/allowed_signers does not know…
+		`},
+		{name: "a key authorises itself in one commit", script: `
+			start ada start
+			one eve key+eve web=2
+			push one
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused one pleach.dev: signed by a key…
+			refused one web: signed by a key…
+		`},
+		{name: "a key that was added by a known signer", script: `
+			start ada start
+			one ada key+eve
+			two eve web=2
+			push two
+		`, want: `
+			head two
+			cluster two
+			shop two shop=1
+			web two web=2
+		`},
+		{name: "later commits of a removed key", script: `
+			start ada start
+			one ada key-bob
+			two bob web=2
+			push two
+		`, want: `
+			head one
+			cluster one
+			shop one shop=1
+			web one web=1
+			refused two web: signed by a key that trust/allowed_signers does not know…
+		`},
+		{name: "a removed key comes back by the other side of a merge", own: true, script: `
+			start ada start
+			out ada key-bob
+			push out
+			side bob on start web=2
+			back bob on side+out key-bob web=2
+			push back
+		`, want: `
+			head out
+			cluster out
+			shop out shop=1
+			web out web=1
+			refused back web: signed by a key that trust/allowed_signers does not know…
+		`},
+		{name: "a stranger merges an old commit with the head", own: true, script: `
+			start ada start
+			two ada web=2
+			push two
+			bad eve on start+two
+			push bad
+		`, want: `
+			head two
+			cluster two
+			shop two shop=1
+			web two web=2
+			refused bad web: signed by a key…
+		`},
+		{name: "an evil merge of a stranger", script: `
+			start ada start
+			main ada shop=2
+			side bob on start web=2
+			bad eve on main+side web=9
+			push bad
+		`, want: `
+			head main
+			cluster main
+			shop main shop=2
+			web main web=1
+			refused bad web: signed by a key…
+		`},
+		{name: "who signs a merge answers for all that it brings", script: `
+			start ada start
+			side eve web=2
+			main ada on start shop=2
+			merge bob on main+side web=2
+			push merge
+		`, want: `
+			head merge
+			cluster merge
+			shop merge shop=2
+			web merge web=2
+		`},
+		{name: "a stranger's edit under an honest commit", script: `
+			start ada start
+			bad eve web=2
+			good ada shop=2
+			push good
+		`, want: `
+			head good
+			cluster good
+			shop good shop=2
+			web start web=1
+			refused bad web: signed by a key…
+		`},
+		{name: "a stranger's edit under an honest commit of the same app", script: `
+			start ada start
+			bad eve web=2
+			good ada web/db=5
+			push good
+		`, want: `
+			head good
+			cluster good
+			shop good shop=1
+			web start web=1
+			refused bad web: signed by a key…
+			refused good web: Deployment.apps default/web is as the refused commit … left it: revert that commit, or adopt it by a signed commit with the trailer "Pleach-Adopt: …"
+		`},
+		{name: "a stranger's edit of the other object in the file", script: `
+			start ada start web/db=3,4
+			bad eve web/db=3,9
+			good ada web/db=5,9
+			push good
+		`, want: `
+			head good
+			cluster good
+			shop good shop=1
+			web start db-0=3 db-1=4 web=1
+			refused bad web: signed by a key…
+			refused good web: Deployment.apps default/db-1 is as the refused commit … left it…
+		`},
+		{name: "an honest commit that overwrites a stranger's edit", script: `
+			start ada start
+			bad eve web=2
+			good ada web=3
+			push good
+		`, want: `
+			head good
+			cluster good
+			shop good shop=1
+			web good web=3
+		`},
+		{name: "a stranger's edit is reverted", script: `
+			start ada start
+			bad eve web=2
+			good ada shop=2 web/db=5
+			undo bob web=1
+			push undo
+		`, want: `
+			head undo
+			cluster undo
+			shop undo shop=2
+			web undo db=5 web=1
+		`},
+		{name: "a stranger's edit is adopted", script: `
+			start ada start
+			bad eve web=2
+			good ada shop=2
+			take bob adopt:bad
+			push take
+		`, want: `
+			head take
+			cluster take
+			shop take shop=2
+			web take web=2
+		`},
+		{name: "a stranger adopts his own edit", script: `
+			start ada start
+			bad eve web=2
+			take eve adopt:bad
+			good ada shop=2
+			push good
+		`, want: `
+			head good
+			cluster good
+			shop good shop=2
+			web start web=1
+			refused bad web: signed by a key…
+		`},
+		{name: "a stranger's broken file hides another edit", script: `
+			start ada start
+			bad eve web=2 web/db=kind:
+			mend ada -web/db
+			push mend
+		`, want: `
+			head mend
+			cluster mend
+			shop mend shop=1
+			web start web=1
+			refused bad web: signed by a key…
+			refused mend web: Deployment.apps default/web is as the refused commit … left it…
+		`},
+		{name: "a stranger edits while an app is broken", script: `
+			start ada start
+			oops ada web/db=kind:
+			bad eve web=2
+			mend ada web/db=1
+			push mend
+		`, want: `
+			head mend
+			cluster mend
+			shop mend shop=1
+			web start web=1
+			refused oops web: apps/web/db.yaml:1: …
+			refused bad web: signed by a key…
+			refused mend web: Deployment.apps default/db is as the refused commit … left it…
+		`},
+		{name: "a stranger plants a patch that changes nothing yet", script: `
+			start ada start file:apps/web/kustomization.yaml=resources:_[web.yaml];patches:;-_path:_patch.yaml;__target:_{kind:_Deployment,_name:_db} file:apps/web/patch.yaml=-_op:_add;__path:_/metadata/labels;__value:_{a:_b}
+			bad eve file:apps/web/patch.yaml=-_op:_replace;__path:_/spec/template/spec/containers/0/image;__value:_"evil:6"
+			good ada web/db=1 file:apps/web/kustomization.yaml=resources:_[web.yaml,_db.yaml];patches:;-_path:_patch.yaml;__target:_{kind:_Deployment,_name:_db}
+			push good
+		`, want: `
+			head good
+			cluster good
+			shop good shop=1
+			web start web=1
+			refused bad web: signed by a key…
+			refused good web: apps/web/patch.yaml is as the refused commit … left it…
+		`},
+		{name: "a stranger plants a folder that becomes an app", script: `
+			start ada start
+			bad eve db=6
+			good ada app+db
+			push good
+		`, want: `
+			head good
+			cluster good
+			shop good shop=1
+			web good web=1
+			refused good db: apps/db/db.yaml is as the refused commit … left it…
+		`},
+		{name: "an honest mistake is mended by mending it alone", script: `
+			start ada start
+			oops ada web=2 web/db=kind:
+			mend bob web/db=1
+			push mend
+		`, want: `
+			head mend
+			cluster mend
+			shop mend shop=1
+			web mend db=1 web=2
+		`},
+		{name: "broken YAML keeps one app and moves the other", script: `
+			start ada start
+			oops ada web=kind:;_-_[ shop=2
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=2
+			web start web=1
+			refused oops web: apps/web/web.yaml:…
+		`},
+		{name: "unknown field, wrong type and unknown kind are said at once", script: `
+			start ada start
+			oops ada web/db=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_db};dota:_{a:_b};immutable:_3 web/x=apiVersion:_v1;kind:_Nonsense;metadata:_{name:_x}
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=1
+			web start web=1
+			refused oops web: apps/web/db.yaml:4: dota: unknown field, did you mean "data"?, and 2 more
+		`},
+		{name: "duplicate object", script: `
+			start ada start
+			oops ada file:apps/web/again.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_a};---;apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_a}
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=1
+			web start web=1
+			refused oops web: apps/web/again.yaml:…: v1 ConfigMap default/a: is already in apps/web/again.yaml:1: keep one of them
+		`},
+		{name: "an object of another app", script: `
+			start ada start
+			oops ada file:apps/shop/thief.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_a} file:apps/web/a.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_b}
+			next ada file:apps/web/thief.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_a}
+			push next
+		`, want: `
+			head next
+			cluster next
+			shop next a shop=1
+			web oops b web=1
+			refused next web: apps/web/thief.yaml:1: v1 ConfigMap default/a: is an object of app "shop" already: remove it from one of the two
+		`},
+		{name: "an object moves to another app", script: `
+			start ada start shop/a=1
+			move ada -shop/a web/a=1
+			push move
+		`, want: `
+			head move
+			cluster move
+			shop move shop=1
+			web move a=1 web=1
+		`},
+		{name: "an object cannot be taken from an app that is broken", script: `
+			start ada start shop/a=1
+			move ada -shop/a web/a=1 shop/x=kind:
+			push move
+		`, want: `
+			head move
+			cluster move
+			shop start a=1 shop=1
+			web start web=1
+			refused move shop: apps/shop/x.yaml:1: …
+			refused move web: apps/web/a.yaml:1: apps/v1 Deployment default/a: is an object of app "shop" already…
+		`},
+		{name: "an immutable field", script: `
+			start ada start file:apps/web/c.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_c};immutable:_true;data:_{a:_"1"}
+			oops ada file:apps/web/c.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_c};immutable:_true;data:_{a:_"2"} web=2 shop=2
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=2
+			web start c web=1
+			refused oops web: apps/web/c.yaml:1: data: …immutable…
+		`},
+		{name: "an app is removed", script: `
+			start ada start
+			less ada app-web
+			push less
+		`, want: `
+			head less
+			cluster less
+			shop less shop=1
+		`},
+		{name: "the folder of an app is removed", script: `
+			start ada start
+			oops ada -web/web
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=1
+			web start web=1
+			refused oops web: apps/web: no such folder…
+		`},
+		{name: "pleach.yaml is removed", script: `
+			start ada start
+			oops ada file:pleach.yaml web=2
+			push oops
+		`, want: `
+			head oops
+			cluster start
+			shop oops shop=1
+			web oops web=2
+			refused oops pleach.dev: pleach.yaml: …
+		`},
+		{name: "everybody is removed from the signers", script: `
+			start ada start
+			oops ada key-ada key-bob
+			next ada web=2
+			push next
+		`, want: `
+			head next
+			cluster start
+			shop next shop=1
+			web next web=2
+			refused oops pleach.dev: trust/allowed_signers: names nobody…
+		`},
+		{name: "a symbolic link", script: `
+			start ada start
+			oops ada file:apps/web/evil.yaml=link:../../../etc/passwd shop=2
+			push oops
+		`, want: `
+			head start
+			cluster start
+			shop start shop=1
+			web start web=1
+			refused oops all: apps/web/evil.yaml: …symbolic link…
+		`},
+		{name: "a symbolic link is removed again", script: `
+			start ada start
+			oops ada file:apps/web/evil.yaml=link:../../../etc/passwd shop=2
+			mend ada file:apps/web/evil.yaml
+			push mend
+		`, want: `
+			head mend
+			cluster mend
+			shop mend shop=2
+			web mend web=1
+		`},
+		{name: "a remote kustomize base", script: `
+			start ada start
+			oops ada file:apps/web/kustomization.yaml=resources:_["https://example.com/base?ref=1"]
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=1
+			web start web=1
+			refused oops web: apps/web/kustomization.yaml…
+		`},
+		{name: "a kustomize base outside of the repository", script: `
+			start ada start
+			oops ada file:apps/web/kustomization.yaml=resources:_[../../../etc]
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=1
+			web start web=1
+			refused oops web: apps/web/kustomization.yaml…leaves the repository…
+		`},
+		{name: "a kustomize base that two apps use", script: `
+			start ada start file:apps/web/kustomization.yaml=resources:_[web.yaml,_../../base] file:base/kustomization.yaml=resources:_[c.yaml] file:base/c.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_c}
+			bad eve file:base/c.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_evil}
+			good ada shop=2
+			push good
+		`, want: `
+			head good
+			cluster good
+			shop good shop=2
+			web start c web=1
+			refused bad web: signed by a key…
+		`},
+		{name: "a policy denies", script: `
+			start ada start file:policies/tags.rego=package_pleach.admission;deny_contains_"no_nines"_if_endswith(input.object.spec.template.spec.containers[0].image,_":9")
+			oops ada web=9 shop=2
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=2
+			web start web=1
+			refused oops web: apps/web/web.yaml:1: apps/v1 Deployment default/web: no nines (policies/tags.rego:2)
+		`},
+		{name: "a policy does not judge the commit that brings it", script: `
+			start ada start
+			both ada web=9 file:policies/tags.rego=package_pleach.admission;deny_contains_"no_nines"_if_endswith(input.object.spec.template.spec.containers[0].image,_":9")
+			oops ada shop=9
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop both shop=1
+			web oops web=9
+			refused oops shop: …no nines (policies/tags.rego:2)
+		`},
+		{name: "a policy that does not compile", script: `
+			start ada start
+			oops ada web=2 file:policies/x.rego=package_pleach.admission;deny_contains
+			push oops
+		`, want: `
+			head oops
+			cluster start
+			shop oops shop=1
+			web oops web=2
+			refused oops pleach.dev: policies/x.rego:2: …
+		`},
+		{name: "a policy without an end is no verdict", script: `
+			start ada start file:policies/x.rego=package_pleach.admission;deny_contains_"x"_if_{;endswith(input.object.spec.template.spec.containers[0].image,_":2");count([1_|_some_i_in_numbers.range(1,_3000);_some_j_in_numbers.range(1,_3000)])_==_1;}
+			oops ada web=2
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=1
+			web start web=1
+			refused oops web: the policies come to no verdict on apps/v1 Deployment default/web: …
+		`},
+		{name: "a version that no agent knows", script: `
+			start ada start
+			oops ada file:pleach.yaml=apiVersion:_pleach.dev/v1alpha1;kind:_Cluster;metadata:_{name:_test};spec:_{version:_2,_podCIDR:_10.64.0.0/16} web=2
+			push oops
+		`, want: `
+			head oops
+			cluster start
+			shop oops shop=1
+			web oops web=2
+			refused oops pleach.dev: pleach.yaml:…spec.version: …
+		`},
+		{name: "another name for the cluster", script: `
+			start ada start
+			oops ada file:pleach.yaml=apiVersion:_pleach.dev/v1alpha1;kind:_Cluster;metadata:_{name:_best};spec:_{version:_1,_podCIDR:_10.64.0.0/16}
+			push oops
+		`, want: `
+			head oops
+			cluster start
+			shop oops shop=1
+			web oops web=1
+			refused oops pleach.dev: pleach.yaml: metadata.name: is "test" for the cluster's whole life, got "best"
+		`},
+		{name: "the introduction is not in the branch", script: `
+			start ada start
+			other ada on other
+			push other
+		`, want: `
+			error: branch "main" of … does not contain the introduction …
+		`, own: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := newStory(t)
+			s.run(tc.script)
+			s.expect(tc.want)
+			s.restarted()
+			if tc.own {
+				return
+			}
+			a, err := s.fresh(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := jsonOf(t, a), jsonOf(t, s.syncer.Accepted()); got != want {
+				t.Errorf("a node that starts now has:\n%s\nwant:\n%s", got, want)
+			}
+		})
+	}
+}
