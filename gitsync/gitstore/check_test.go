@@ -13,12 +13,12 @@ import (
 type entry struct{ mode, name, id string }
 
 func (l *lab) rawTree(entries ...entry) string {
-	l.t.Helper()
+	l.T.Helper()
 	var raw strings.Builder
 	for _, e := range entries {
 		id, err := hex.DecodeString(e.id)
 		if err != nil {
-			l.t.Fatal(err)
+			l.T.Fatal(err)
 		}
 		fmt.Fprintf(&raw, "%s %s\x00%s", e.mode, e.name, id)
 	}
@@ -26,7 +26,7 @@ func (l *lab) rawTree(entries ...entry) string {
 }
 
 func (l *lab) rawCommit(tree string) string {
-	l.t.Helper()
+	l.T.Helper()
 	return l.raw("commit", "tree "+tree+"\n"+idents+"\nm\n")
 }
 
@@ -72,7 +72,7 @@ func TestHostileTrees(t *testing.T) {
 		{"nested", []entry{{"40000", "apps", l.rawTree(entry{"120000", "web", blob})}}, "apps/web", "a symbolic link"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l.t = t
+			l.T = t
 			id := l.rawCommit(l.rawTree(tt.entries...))
 			l.serve(s, id)
 			for range 2 { // a refusal must not be remembered as good

@@ -15,18 +15,18 @@ import (
 
 // raw stores an object that git itself would not make, and returns its id.
 func (l *lab) raw(kind, content string) string {
-	l.t.Helper()
-	return strings.TrimSpace(l.gitIn(l.bare, content, "hash-object", "--literally", "-w", "-t", kind, "--stdin"))
+	l.T.Helper()
+	return strings.TrimSpace(l.GitIn(l.Bare, content, "hash-object", "--literally", "-w", "-t", kind, "--stdin"))
 }
 
 // serve points main at a commit whatever it is, and fetches it.
 func (l *lab) serve(s *gitstore.Store, id string) {
-	l.t.Helper()
-	if err := os.WriteFile(filepath.Join(l.bare, "refs", "heads", "main"), []byte(id+"\n"), 0o644); err != nil {
-		l.t.Fatal(err)
+	l.T.Helper()
+	if err := os.WriteFile(filepath.Join(l.Bare, "refs", "heads", "main"), []byte(id+"\n"), 0o644); err != nil {
+		l.T.Fatal(err)
 	}
-	if got, err := s.Fetch(l.t.Context(), l.http, mainRef); err != nil || got != id {
-		l.t.Fatalf("fetch: %s, %v; want %s", got, err, id)
+	if got, err := s.Fetch(l.T.Context(), l.HTTP, mainRef); err != nil || got != id {
+		l.T.Fatalf("fetch: %s, %v; want %s", got, err, id)
 	}
 }
 
@@ -37,11 +37,11 @@ const idents = "author Ada <ada@example.com> 1700000000 +0000\ncommitter Ada <ad
 func TestMalformedCommits(t *testing.T) {
 	l := newLab(t)
 	s := openStore(t)
-	l.commit("good", map[string]string{"a": "1"})
-	l.push()
-	tree := strings.TrimSpace(l.git(l.work, "rev-parse", "HEAD^{tree}"))
-	evil := strings.TrimSpace(l.git(l.bare, "hash-object", "-w", "-t", "tree", "/dev/null"))
-	base := strings.TrimSpace(l.git(l.work, "rev-parse", "HEAD"))
+	l.Commit("good", map[string]string{"a": "1"})
+	l.Push()
+	tree := strings.TrimSpace(l.Git(l.Work, "rev-parse", "HEAD^{tree}"))
+	evil := strings.TrimSpace(l.Git(l.Bare, "hash-object", "-w", "-t", "tree", "/dev/null"))
+	base := strings.TrimSpace(l.Git(l.Work, "rev-parse", "HEAD"))
 	treeLine, parent := "tree "+tree+"\n", "parent "+base+"\n"
 	const sig = "gpgsig -----BEGIN SSH SIGNATURE-----\n abc\n -----END SSH SIGNATURE-----\n"
 	for _, tt := range []struct{ name, raw, want string }{
@@ -67,7 +67,7 @@ func TestMalformedCommits(t *testing.T) {
 		{"no headers' end", treeLine + parent + strings.TrimSuffix(idents, "\n"), "no empty line"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l.t = t
+			l.T = t
 			id := l.raw("commit", tt.raw)
 			l.serve(s, id)
 			_, err := s.Commit(id)
@@ -108,24 +108,24 @@ func TestAgreesWithGit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for k, v := range map[string]string{"gpg.format": "ssh", "user.signingkey": key, "commit.gpgsign": "true", "tag.gpgsign": "true"} {
-		l.git(l.work, "config", k, v)
+		l.Git(l.Work, "config", k, v)
 	}
-	plain := l.commit("plain", map[string]string{"a": "1"})
-	utf8 := l.commit("Grüße\n\n\nwith   blanks \n", map[string]string{"a": "2"})
-	empty := strings.TrimSpace(l.git(l.work, "commit-tree", "-S", "-p", utf8, "-m", "", "HEAD^{tree}"))
-	l.git(l.work, "config", "i18n.commitEncoding", "ISO-8859-1")
-	latin := l.commit("encoded", map[string]string{"a": "3"})
-	l.git(l.work, "config", "--unset", "i18n.commitEncoding")
-	l.git(l.work, "checkout", "-q", "-b", "side", plain)
-	l.commit("side", map[string]string{"b": "1"})
-	l.git(l.work, "tag", "-s", "-m", "a signed tag", "v1")
-	l.git(l.work, "checkout", "-q", "main")
-	l.git(l.work, "merge", "-q", "--no-ff", "-m", "merge of a signed tag", "v1") // has a mergetag header
-	merge := strings.TrimSpace(l.git(l.work, "rev-parse", "HEAD"))
-	l.git(l.work, "merge", "-q", "--no-ff", "-s", "ours", "-m", "merge", empty)
-	l.push()
+	plain := l.Commit("plain", map[string]string{"a": "1"})
+	utf8 := l.Commit("Grüße\n\n\nwith   blanks \n", map[string]string{"a": "2"})
+	empty := strings.TrimSpace(l.Git(l.Work, "commit-tree", "-S", "-p", utf8, "-m", "", "HEAD^{tree}"))
+	l.Git(l.Work, "config", "i18n.commitEncoding", "ISO-8859-1")
+	latin := l.Commit("encoded", map[string]string{"a": "3"})
+	l.Git(l.Work, "config", "--unset", "i18n.commitEncoding")
+	l.Git(l.Work, "checkout", "-q", "-b", "side", plain)
+	l.Commit("side", map[string]string{"b": "1"})
+	l.Git(l.Work, "tag", "-s", "-m", "a signed tag", "v1")
+	l.Git(l.Work, "checkout", "-q", "main")
+	l.Git(l.Work, "merge", "-q", "--no-ff", "-m", "merge of a signed tag", "v1") // has a mergetag header
+	merge := strings.TrimSpace(l.Git(l.Work, "rev-parse", "HEAD"))
+	l.Git(l.Work, "merge", "-q", "--no-ff", "-s", "ours", "-m", "merge", empty)
+	l.Push()
 	s := openStore(t)
-	if _, err := s.Fetch(t.Context(), l.http, mainRef); err != nil {
+	if _, err := s.Fetch(t.Context(), l.HTTP, mainRef); err != nil {
 		t.Fatal(err)
 	}
 	check := func(name, id string, good bool) {
@@ -136,7 +136,7 @@ func TestAgreesWithGit(t *testing.T) {
 		}
 		_, ours := signers.Verify(c.Payload, c.Signature)
 		cmd := exec.CommandContext(t.Context(), "git", "-c", "gpg.ssh.allowedSignersFile="+allowed, "verify-commit", id)
-		cmd.Dir = l.bare
+		cmd.Dir = l.Bare
 		theirs := cmd.Run()
 		if (ours == nil) != good || (theirs == nil) != good {
 			t.Errorf("%s: we say %v, git says %v, want good %v", name, ours, theirs, good)
@@ -145,7 +145,7 @@ func TestAgreesWithGit(t *testing.T) {
 	for name, id := range map[string]string{"plain": plain, "utf8": utf8, "empty message": empty, "encoding": latin, "mergetag": merge} {
 		check(name, id, true)
 	}
-	raw := l.git(l.bare, "cat-file", "commit", plain)
+	raw := l.Git(l.Bare, "cat-file", "commit", plain)
 	forged := l.raw("commit", strings.Replace(raw, "plain", "forged", 1))
 	l.serve(s, forged)
 	check("forged message", forged, false)

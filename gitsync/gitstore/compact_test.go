@@ -23,16 +23,16 @@ func TestPacksStayFew(t *testing.T) {
 	for i := range 100 {
 		files[fmt.Sprintf("apps/a%d/deployment.yaml", i)] = fmt.Sprintf("kind: Deployment\nname: a%d\n", i)
 	}
-	first := l.commit("first", files)
-	l.push()
+	first := l.Commit("first", files)
+	l.Push()
 	s := openStore(t)
 	var times []time.Duration
 	head := first
 	for i := range fetches {
-		head = l.commit(fmt.Sprintf("change %d", i), map[string]string{"apps/a1/deployment.yaml": fmt.Sprintf("replicas: %d\n", i)})
-		l.push()
+		head = l.Commit(fmt.Sprintf("change %d", i), map[string]string{"apps/a1/deployment.yaml": fmt.Sprintf("replicas: %d\n", i)})
+		l.Push()
 		start := time.Now()
-		if _, err := s.Fetch(t.Context(), l.http, mainRef); err != nil {
+		if _, err := s.Fetch(t.Context(), l.HTTP, mainRef); err != nil {
 			t.Fatal(err)
 		}
 		times = append(times, time.Since(start))
@@ -48,14 +48,14 @@ func TestPacksStayFew(t *testing.T) {
 	if c, err := s.Commit(head); err != nil || c.Level != int64(fetches)+1 {
 		t.Errorf("head %+v, %v", c, err)
 	}
-	l.git(s.Dir(), "fsck", "--strict", "--no-dangling", head)
+	l.Git(s.Dir(), "fsck", "--strict", "--no-dangling", head)
 	quarter := len(times) / 4
 	early, late := slices.Clone(times[:quarter]), slices.Clone(times[len(times)-quarter:])
 	slices.Sort(early)
 	slices.Sort(late)
 	t.Logf("p50 of the first quarter %v, of the last %v, max %v; %d packs", early[quarter/2], late[quarter/2], slices.Max(times), len(packs))
 	again := openStore(t) // a fresh node gets it all at once
-	if got, err := again.Fetch(t.Context(), l.http, mainRef); err != nil || got != head {
+	if got, err := again.Fetch(t.Context(), l.HTTP, mainRef); err != nil || got != head {
 		t.Errorf("fresh store: %s, %v", got, err)
 	}
 }

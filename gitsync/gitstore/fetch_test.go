@@ -12,33 +12,30 @@ import (
 	"testing/fstest"
 
 	"github.com/pleachdev/pleach/gitsync/gitstore"
+	"github.com/pleachdev/pleach/gitsync/internal/gittest"
 )
-
-func (l *lab) remotes() map[string]gitstore.Remote {
-	return map[string]gitstore.Remote{"http": l.http, "file": l.file}
-}
 
 func TestFetchAndRead(t *testing.T) {
 	l := newLab(t)
 	for name, remote := range l.remotes() {
 		t.Run(name, func(t *testing.T) {
-			l.t = t
+			l.T = t
 			s := openStore(t)
-			l.git(l.bare, "update-ref", "-d", mainRef)
+			l.Git(l.Bare, "update-ref", "-d", mainRef)
 			if refs, err := s.Refs(t.Context(), remote, mainRef); err != nil || len(refs) != 0 {
 				t.Fatalf("refs of an empty repository: %v, %v", refs, err)
 			}
 			if _, err := s.Fetch(t.Context(), remote, mainRef); !errors.Is(err, gitstore.ErrMissingRef) {
 				t.Fatalf("fetch from an empty repository: %v, want ErrMissingRef", err)
 			}
-			first := l.commit("first", map[string]string{"pleach.yaml": "kind: Cluster\n", "apps/web/web.yaml": name + "\n"})
-			l.push()
+			first := l.Commit("first", map[string]string{"pleach.yaml": "kind: Cluster\n", "apps/web/web.yaml": name + "\n"})
+			l.Push()
 			got, err := s.Fetch(t.Context(), remote, mainRef)
 			if err != nil || got != first {
 				t.Fatalf("fetch: %s, %v, want %s", got, err, first)
 			}
-			second := l.commit("second\n\nwith a body", map[string]string{"apps/web/web.yaml": name + " two\n"})
-			l.push()
+			second := l.Commit("second\n\nwith a body", map[string]string{"apps/web/web.yaml": name + " two\n"})
+			l.Push()
 			if got, err = s.Fetch(t.Context(), remote, mainRef); err != nil || got != second {
 				t.Fatalf("second fetch: %s, %v, want %s", got, err, second)
 			}
@@ -65,7 +62,7 @@ func TestFetchAndRead(t *testing.T) {
 			if data, err := fs.ReadFile(tree, "apps/web/web.yaml"); err != nil || string(data) != name+" two\n" {
 				t.Errorf("file: %q, %v", data, err)
 			}
-			want := strings.TrimSpace(l.git(l.work, "rev-parse", "HEAD:apps"))
+			want := strings.TrimSpace(l.Git(l.Work, "rev-parse", "HEAD:apps"))
 			if id, ok := tree.Hash("apps"); !ok || id != want {
 				t.Errorf("hash of apps: %s %v, want %s", id, ok, want)
 			}
@@ -86,15 +83,15 @@ func TestFetchAndRead(t *testing.T) {
 
 func TestPollIsOneRequest(t *testing.T) {
 	l := newLab(t)
-	head := l.commit("first", map[string]string{"a": "1"})
-	l.push()
+	head := l.Commit("first", map[string]string{"a": "1"})
+	l.Push()
 	for i := range 50 {
-		l.git(l.bare, "update-ref", fmt.Sprintf("refs/heads/other-%d", i), head)
+		l.Git(l.Bare, "update-ref", fmt.Sprintf("refs/heads/other-%d", i), head)
 	}
 	s := openStore(t)
 	for range 3 {
-		before := l.requests.Load()
-		refs, err := s.Refs(t.Context(), l.http, mainRef, "refs/heads/other-1", "refs/heads/none")
+		before := l.Requests.Load()
+		refs, err := s.Refs(t.Context(), l.HTTP, mainRef, "refs/heads/other-1", "refs/heads/none")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,26 +99,26 @@ func TestPollIsOneRequest(t *testing.T) {
 		if len(refs) != 2 || refs[mainRef] != head || refs["refs/heads/other-1"] != head {
 			t.Fatalf("refs %v", refs)
 		}
-		t.Logf("%d requests", l.requests.Load()-before)
+		t.Logf("%d requests", l.Requests.Load()-before)
 	}
-	before := l.requests.Load()
-	if _, err := s.Refs(t.Context(), l.http, mainRef); err != nil {
+	before := l.Requests.Load()
+	if _, err := s.Refs(t.Context(), l.HTTP, mainRef); err != nil {
 		t.Fatal(err)
 	}
-	if n := l.requests.Load() - before; n != 1 {
+	if n := l.Requests.Load() - before; n != 1 {
 		t.Errorf("a poll took %d requests, want 1", n)
 	}
 }
 
 func TestOldServer(t *testing.T) {
 	l := newLab(t)
-	head := l.commit("first", map[string]string{"a": "1"})
-	l.push()
-	l.git(l.bare, "config", "protocol.version", "0")
+	head := l.Commit("first", map[string]string{"a": "1"})
+	l.Push()
+	l.Git(l.Bare, "config", "protocol.version", "0")
 	s := openStore(t)
-	l.git(l.bare, "config", "uploadpack.advertiseBundleURIs", "false")
+	l.Git(l.Bare, "config", "uploadpack.advertiseBundleURIs", "false")
 	// A proxy that hides the protocol header is what an old server looks like.
-	proxy := stripProtocol(t, l.http)
+	proxy := gittest.WithoutV2(t, l.HTTP)
 	refs, err := s.Refs(t.Context(), proxy, mainRef)
 	if err != nil || refs[mainRef] != head {
 		t.Fatalf("refs %v, %v", refs, err)

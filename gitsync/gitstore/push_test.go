@@ -64,7 +64,7 @@ func TestPush(t *testing.T) {
 	}
 	for name, remote := range l.remotes() {
 		t.Run(name, func(t *testing.T) {
-			l.t = t
+			l.T = t
 			s := gitstore.InMemory()
 			ref := statusRef + "-" + name
 			first, objects := build(t, s, key, "", "one")
@@ -81,11 +81,11 @@ func TestPush(t *testing.T) {
 					t.Errorf("push from %q: %v, want ErrLostRace", stale, err)
 				}
 			}
-			if got := strings.TrimSpace(l.git(l.bare, "rev-parse", ref)); got != second {
+			if got := strings.TrimSpace(l.Git(l.Bare, "rev-parse", ref)); got != second {
 				t.Errorf("ref is at %s, want %s", got, second)
 			}
-			l.git(l.bare, "fsck", "--strict", "--no-dangling")
-			out := l.git(l.bare, "-c", "gpg.ssh.allowedSignersFile="+allowed, "verify-commit", second)
+			l.Git(l.Bare, "fsck", "--strict", "--no-dangling")
+			out := l.Git(l.Bare, "-c", "gpg.ssh.allowedSignersFile="+allowed, "verify-commit", second)
 			if !strings.Contains(out, `Good "git" signature for n1@pleach`) {
 				t.Errorf("verify-commit says %q", out)
 			}
@@ -118,13 +118,13 @@ func TestPush(t *testing.T) {
 
 func TestPushRejected(t *testing.T) {
 	l := newLab(t)
-	hook := filepath.Join(l.bare, "hooks", "pre-receive")
+	hook := filepath.Join(l.Bare, "hooks", "pre-receive")
 	if err := os.WriteFile(hook, []byte("#!/bin/sh\necho 'main is protected' >&2\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	s, key := gitstore.InMemory(), nodeKey(t)
 	id, objects := build(t, s, key, "", "one")
-	err := s.Push(t.Context(), l.http, []gitstore.Update{{Name: statusRef, New: id}}, objects)
+	err := s.Push(t.Context(), l.HTTP, []gitstore.Update{{Name: statusRef, New: id}}, objects)
 	rejected, ok := errors.AsType[*gitstore.RejectedError](err)
 	if !ok || !strings.Contains(rejected.Reason, "main is protected") || rejected.Ref != statusRef {
 		t.Fatalf("%v, want a rejection with the hook's words", err)
@@ -133,7 +133,7 @@ func TestPushRejected(t *testing.T) {
 	if err := os.Remove(hook); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Push(t.Context(), l.http, []gitstore.Update{{Name: statusRef, New: id}}, objects[1:]); err == nil {
+	if err := s.Push(t.Context(), l.HTTP, []gitstore.Update{{Name: statusRef, New: id}}, objects[1:]); err == nil {
 		t.Fatal("a push without all objects went through")
 	} else if _, ok := errors.AsType[*gitstore.RejectedError](err); !ok {
 		t.Errorf("%v, want a rejection", err)
@@ -150,7 +150,7 @@ func TestOneWinner(t *testing.T) {
 	l := newLab(t)
 	for name, remote := range l.remotes() {
 		t.Run(name, func(t *testing.T) {
-			l.t = t
+			l.T = t
 			ref := "refs/heads/race-" + name
 			old := ""
 			stores := make([]*gitstore.Store, writers)
@@ -182,7 +182,7 @@ func TestOneWinner(t *testing.T) {
 				if wins.Load() != 1 {
 					t.Fatalf("round %d has %d winners", round, wins.Load())
 				}
-				old = strings.TrimSpace(l.git(l.bare, "rev-parse", ref))
+				old = strings.TrimSpace(l.Git(l.Bare, "rev-parse", ref))
 				if old != winner.Load() {
 					t.Fatalf("round %d: ref is at %s, the winner pushed %v", round, old, winner.Load())
 				}
