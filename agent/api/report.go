@@ -31,7 +31,7 @@ type Status struct {
 	// Units are the cluster's own files, then the apps by name.
 	Units     []Unit                      `json:"units"`
 	Nodes     []NodeSummary               `json:"nodes"`
-	Workloads []*reconcile.WorkloadStatus `json:"workloads"`
+	Workloads []*reconcile.WorkloadStatus `json:"workloads"` // sorted by namespace, kind, name
 	Refusals  []gitsync.Refusal           `json:"refusals"`
 	Warnings  []manifest.Problem          `json:"warnings"`
 }
@@ -58,6 +58,7 @@ type NodeSummary struct {
 
 // Description is all that is known of one object, for "pleach describe".
 type Description struct {
+	Node   string          `json:"node"` // that this comes from
 	Kind   string          `json:"kind"`
 	Object json.RawMessage `json:"object"`
 	// Source and Commit say where Git has it; zero for pods of workloads, nodes and events.
@@ -90,6 +91,7 @@ type Explanation struct {
 
 func (v view) status() Status {
 	st := Status{Node: v.node, Remote: v.Remote(), StatusPush: v.StatusPush(), Workloads: v.Workloads()}
+	slices.SortStableFunc(st.Workloads, func(a, b *reconcile.WorkloadStatus) int { return cmp.Compare(a.Namespace, b.Namespace) })
 	a := v.Accepted()
 	if a == nil {
 		return st
@@ -167,7 +169,7 @@ func (v view) description(k Kind, o reconcile.K8sObject) (Description, error) {
 	if err != nil {
 		return Description{}, fmt.Errorf("%s %s/%s: %w", k.Kind, o.GetNamespace(), o.GetName(), err)
 	}
-	d := Description{Kind: k.Kind, Object: body}
+	d := Description{Node: v.node, Kind: k.Kind, Object: body}
 	for _, a := range v.admitted(k.Kind) {
 		if a.Object.GetNamespace() == o.GetNamespace() && a.Object.GetName() == o.GetName() {
 			d.Source, d.Commit = a.Source, a.Commit

@@ -36,17 +36,18 @@ A terminal is given with -it; keys, colours and the size of the window go throug
 		Example: `  pleach exec web-7c9f4d5b6a-x2k8q -- date
   pleach exec -it deploy/web -c app -- sh
   tar c . | pleach exec -i web-7c9f4d5b6a-x2k8q -- tar x -C /tmp`,
-		Args: usage(cobra.MinimumNArgs(2)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if cmd.ArgsLenAtDash() > 1 || cmd.ArgsLenAtDash() < 0 && len(args) < 2 {
-				return usageError{errors.New("want one pod before \"--\" and the command behind it")}
+		Args: usage(func(cmd *cobra.Command, args []string) error {
+			if cmd.ArgsLenAtDash() != 1 || len(args) < 2 { // what is behind "--" is not for us to read
+				return errors.New("want one pod before \"--\" and the command behind it")
 			}
+			return nil
+		}),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd, l.client(), args[0], args[1:])
 		},
 	}
 	o.flags(cmd, false)
 	f := cmd.Flags()
-	f.SetInterspersed(false) // what stands behind the pod belongs to the command
 	f.StringVarP(&o.container, "container", "c", "", "the container; the first one when not given")
 	f.BoolVarP(&o.stdin, "stdin", "i", false, "pass the standard input on")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -96,7 +97,7 @@ func parseTarget(arg string) (target, error) {
 	return out[0], nil
 }
 
-// pods returns the pods that a target means: itself, or a workload's, those that run first.
+// pods returns the pods that a target means: itself, or a workload's, those that run on this node first.
 func (t target) pods(ctx context.Context, c *api.Client, namespace string) ([]*corev1.Pod, error) {
 	if t.kind.Kind == "Pod" {
 		return listPods(ctx, c, api.ListOptions{Namespace: namespace, Name: t.name})
@@ -112,15 +113,17 @@ func (t target) pods(ctx context.Context, c *api.Client, namespace string) ([]*c
 	if len(d.Pods) == 0 {
 		return nil, fmt.Errorf("%s/%s has no pod; \"pleach explain %[1]s/%[2]s\" says why", t.kind.Resource, t.name)
 	}
-	running, rest := []*corev1.Pod{}, []*corev1.Pod{}
-	for _, p := range d.Pods {
-		if p.Status.Phase == corev1.PodRunning && p.DeletionTimestamp == nil {
-			running = append(running, p)
-		} else {
-			rest = append(rest, p)
+	rank := func(p *corev1.Pod) int {
+		switch {
+		case p.Spec.NodeName != d.Node: // its logs and its shell are there
+			return 2
+		case p.Status.Phase != corev1.PodRunning || p.DeletionTimestamp != nil:
+			return 1
 		}
+		return 0
 	}
-	return append(running, rest...), nil
+	slices.SortStableFunc(d.Pods, func(a, b *corev1.Pod) int { return rank(a) - rank(b) })
+	return d.Pods, nil
 }
 
 func listPods(ctx context.Context, c *api.Client, o api.ListOptions) ([]*corev1.Pod, error) {
