@@ -10,7 +10,8 @@
 // How addresses work: nodes are plugged into one bridge, in a network namespace of its own, as
 // 10.99.0.1, 10.99.0.2 and so on. The Git server and the registry run in the lab's process and
 // listen twice: on 127.0.0.1 for the person at the keyboard and the test, and on [ServersAddr], the
-// bridge's own address, for the nodes and their pods. Nothing is added to the machine's network.
+// bridge's own address, for the nodes and their pods. Nothing is added to the machine's network,
+// unless it is asked for with [Lab.Uplink].
 package lab
 
 import (
@@ -41,7 +42,7 @@ const prefix = "plab"
 
 // Lab is one laboratory. Its methods may be called from several goroutines.
 type Lab struct {
-	// Name is unique on the machine, at most 11 characters, and begins the name of every cgroup
+	// Name is unique on the machine, at most 15 characters, and begins the name of every cgroup
 	// and network interface that the lab makes.
 	Name string
 	// Dir holds everything that the lab writes. It goes with the lab.
@@ -110,6 +111,9 @@ func Open(dir string) (*Lab, error) {
 		if within(private, dir) {
 			return nil, fmt.Errorf("open a lab in %s: nodes have their own %s; choose a directory elsewhere", dir, private)
 		}
+	}
+	if err := sweepDir(dir); err != nil {
+		return nil, err
 	}
 	name := prefix + strconv.FormatInt(int64(os.Getpid()), 36) + "x" + strconv.FormatInt(int64(serial.Add(1)), 36)
 	l := &Lab{Name: name, Dir: filepath.Join(dir, name), interrupts: make(chan os.Signal, 1)}

@@ -104,15 +104,11 @@ func leftTables(name string) ([]string, error) {
 	return left, err
 }
 
-// Sweep removes cgroups and directories of labs whose process is gone: it was killed before it
-// could close them.
+// Sweep removes what labs left in cgroups and in the directory for temporary files whose process
+// is gone: it was killed before it could close them.
 func Sweep() error {
-	dead := func(base string) bool {
-		pid, ok := owner(base)
-		return ok && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
-	}
 	if os.Geteuid() == 0 {
-		groups, err := cgroupDirs(dead)
+		groups, err := cgroupDirs(orphaned)
 		if err != nil {
 			return err
 		}
@@ -122,13 +118,28 @@ func Sweep() error {
 			}
 		}
 	}
-	entries, err := os.ReadDir(os.TempDir())
+	return sweepDir(os.TempDir())
+}
+
+func sweepDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
 	for _, entry := range entries {
-		if dead(entry.Name()) {
-			_ = os.RemoveAll(filepath.Join(os.TempDir(), entry.Name()))
+		if entry.IsDir() && orphaned(entry.Name()) {
+			if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+				return err
+			}
 		}
 	}
-	return err
+	return nil
+}
+
+// orphaned says whether this is the name of a lab whose process is gone.
+func orphaned(base string) bool {
+	pid, ok := owner(base)
+	return ok && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
 // cgroupDirs finds the topmost cgroups that match, in every hierarchy, sorted.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -200,6 +201,42 @@ func TestNodesReachServersAndEachOther(t *testing.T) {
 	defer again.Close()
 	if err := reach(again.Addr().String(), true); err != nil {
 		t.Errorf("after power-off and on: %v", err)
+	}
+}
+
+func TestUplink(t *testing.T) {
+	l, list := nodes(t, 1)
+	if err := l.Uplink(); err != nil {
+		t.Fatal(err)
+	}
+	// An address behind the node, as a pod has one.
+	execIn(t, list[0], "ip", "address", "add", "10.42.7.9/32", "dev", "lo")
+	if err := l.Underlay().Route(netip.MustParsePrefix("10.42.7.0/24"), list[0]); err != nil {
+		t.Fatal(err)
+	}
+	pod, err := list[0].Listen("10.42.7.9:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pod.Close()
+	for name, dial := range map[string]func(context.Context, string, string) (net.Conn, error){
+		"this machine": (&net.Dialer{}).DialContext, "the underlay": l.Underlay().DialContext,
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		conn, err := dial(ctx, "tcp", pod.Addr().String())
+		cancel()
+		if err != nil {
+			t.Errorf("from %s: %v", name, err)
+			continue
+		}
+		conn.Close()
+	}
+	other := lab.New(t)
+	if _, err := other.NewUnderlay(); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Uplink(); err == nil || !strings.Contains(err.Error(), "10.99.0.253") {
+		t.Errorf("a second uplink gave %v", err)
 	}
 }
 

@@ -84,6 +84,21 @@ func TestRegistryServesPodinfo(t *testing.T) {
 	}
 }
 
+func TestImageWithShell(t *testing.T) {
+	recipe, err := lab.Recipe{Files: map[string]lab.File{"/bin/sleep": {Content: "mine"}}}.WithShell(t.Context())
+	if err != nil {
+		needs.Lacking(t, "busybox-static or Debian's packages: "+err.Error())
+	}
+	for path, want := range map[string]lab.File{"/bin/sh": {Link: "busybox"}, "/bin/httpd": {Link: "busybox"}, "/bin/sleep": {Content: "mine"}} {
+		if got := recipe.Files[path]; got != want {
+			t.Errorf("%s is %+v, want %+v", path, got, want)
+		}
+	}
+	if _, err := recipe.Image(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLayoutNamesTheImage(t *testing.T) {
 	image, err := lab.Recipe{Files: map[string]lab.File{"/x": {Content: "x"}}}.Image()
 	if err != nil {

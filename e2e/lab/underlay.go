@@ -22,6 +22,7 @@ var (
 	// gateway and so, for pods, the outside world.
 	ServersAddr = netip.MustParseAddr("10.99.0.254")
 
+	machineAddr    = netip.MustParseAddr("10.99.0.253")
 	underlayPrefix = netip.MustParsePrefix("10.99.0.0/24")
 )
 
@@ -37,6 +38,7 @@ type Underlay struct {
 
 	mu     sync.Mutex
 	faults faults
+	uplink netlink.Link // on this machine; nil when there is none
 }
 
 // NewUnderlay makes the lab's underlay. It needs root. A lab has one.
@@ -170,14 +172,68 @@ func (u *Underlay) unplug(n *Node) error {
 	return err
 }
 
-// Route sends what goes to these addresses, such as a node's podCIDR, to the node. The bridge has no
-// other way to pods of a node: between themselves, nodes find their ways.
+// Route sends what goes to these addresses, such as a node's podCIDR, to the node; from this machine
+// too when it has an uplink. The lab has no other way to the pods of a node: between themselves,
+// nodes find their ways.
 func (u *Underlay) Route(to netip.Prefix, n *Node) error {
 	_, dst, err := net.ParseCIDR(to.String())
 	if err != nil {
 		return err
 	}
-	return u.handle.RouteReplace(&netlink.Route{Dst: dst, Gw: net.IP(n.Addr.AsSlice())})
+	route := &netlink.Route{Dst: dst, Gw: net.IP(n.Addr.AsSlice())}
+	if err := u.handle.RouteReplace(route); err != nil {
+		return fmt.Errorf("route %s to %s: %w", to, n.Name, err)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.uplink == nil {
+		return nil
+	}
+	route.LinkIndex = u.uplink.Attrs().Index
+	if err := netlink.RouteReplace(route); err != nil {
+		return fmt.Errorf("route %s to %s on this machine: %w", to, n.Name, err)
+	}
+	return nil
+}
+
+// Uplink plugs this machine itself into the underlay, as 10.99.0.253, so that a person can call nodes
+// and pods from a shell. It is the one thing that two labs cannot have at a time. Call it before
+// Route. The interface is named like the lab, and goes with it.
+func (l *Lab) Uplink() error {
+	u := l.Underlay()
+	if u == nil {
+		return errors.New("make the underlay before its uplink")
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		if own, err := netip.ParsePrefix(address.String()); err == nil && own.Overlaps(underlayPrefix) {
+			return fmt.Errorf("uplink: this machine has the address %s already: of another lab, or another network", own)
+		}
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = l.Name
+	cable := &netlink.Veth{LinkAttrs: attrs, PeerName: "uplink", PeerNamespace: netlink.NsFd(u.ns.fd())}
+	if err := netlink.LinkAdd(cable); err != nil {
+		return fmt.Errorf("uplink: %w", err)
+	}
+	l.Defer("unplug this machine", func() error { return netlink.LinkDel(cable) })
+	inside, err := u.handle.LinkByName("uplink")
+	if err != nil {
+		return fmt.Errorf("uplink: %w", err)
+	}
+	if err := errors.Join(
+		u.handle.LinkSetMaster(inside, u.bridge), u.handle.LinkSetUp(inside),
+		netlink.AddrAdd(cable, addrOf(machineAddr)), netlink.LinkSetUp(cable),
+	); err != nil {
+		return fmt.Errorf("uplink: %w", err)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.uplink = cable
+	return nil
 }
 
 // Listen listens on a port of [ServersAddr].
