@@ -139,12 +139,11 @@ func decodeObject(doc *value, namespace string) (o *Object, errs, warnings []Pro
 	if k.template != nil {
 		o.Revision = Revision(k.template(obj))
 	}
-	scheme.Default(obj)
-	if k.template != nil {
-		o.Template = k.template(obj)
-	}
 	for _, e := range validateCreate(k, obj) {
 		errs = append(errs, problem(fieldProblem(e)))
+	}
+	if k.template != nil {
+		o.Template = k.template(obj)
 	}
 	if len(errs) > 0 {
 		return nil, errs, warnings

@@ -169,13 +169,40 @@ func internal(o runtime.Object) (runtime.Object, error) {
 	return scheme.ConvertToVersion(o, schema.GroupVersion{Group: gvks[0].Group, Version: runtime.APIVersionInternal})
 }
 
-// validateCreate is what an API server would say of a new object.
-func validateCreate(k kind, o reconcile.K8sObject) field.ErrorList {
+// recovered turns a panic of Kubernetes' code into a finding. An API server recovers in every request;
+// here one manifest would stop every node.
+func recovered(errs *field.ErrorList) {
+	if p := recover(); p != nil {
+		*errs = field.ErrorList{field.InternalError(nil, fmt.Errorf("validation panicked: %v", p))}
+	}
+}
+
+// MaxReplicas bounds spec.replicas, which Kubernetes' validation does not: every node plans every slot.
+const MaxReplicas = 100_000
+
+func checkReplicas(o reconcile.K8sObject) field.ErrorList {
+	var n *int32
+	switch x := o.(type) {
+	case *appsv1.Deployment:
+		n = x.Spec.Replicas
+	case *appsv1.ReplicaSet:
+		n = x.Spec.Replicas
+	}
+	if n != nil && *n > MaxReplicas {
+		return field.ErrorList{field.Invalid(field.NewPath("spec", "replicas"), *n, fmt.Sprintf("must be at most %d", MaxReplicas))}
+	}
+	return nil
+}
+
+// validateCreate defaults a new object and is what an API server would say of it.
+func validateCreate(k kind, o reconcile.K8sObject) (errs field.ErrorList) {
+	defer recovered(&errs)
+	scheme.Default(o)
 	in, err := internal(o.DeepCopyObject())
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
-	return merge(k.validate(in), scheme.Validate(context.Background(), map[string]bool{}, o))
+	return append(merge(k.validate(in), scheme.Validate(context.Background(), map[string]bool{}, o)), checkReplicas(o)...)
 }
 
 // merge joins the findings of hand-written and generated validation: many rules stand in both.

@@ -98,9 +98,15 @@ func originLine(docs []*value, o *resource.Resource) int {
 }
 
 // build runs kustomize on a folder of the tree, without plugins and without a network.
-func (t *kustomizeTree) build(dir string) ([]*resource.Resource, error) {
+// A panic in it is an error: kustomize is made to crash alone, and here it would stop every node.
+func (t *kustomizeTree) build(dir string) (objects []*resource.Resource, err error) {
 	building.Lock()
 	defer building.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panicked: %v", p)
+		}
+	}()
 	opts := krusty.MakeDefaultOptions()
 	opts.PluginConfig = types.DisabledPluginConfig()
 	opts.LoadRestrictions = types.LoadRestrictionsNone // the tree itself ends at the repository's root

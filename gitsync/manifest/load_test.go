@@ -234,3 +234,20 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	})
 }
+
+// A git tree tells the size of a file, so that a large one is not even read.
+func TestLargeFileOfAHashedTree(t *testing.T) {
+	tree := hashed{fstest.MapFS{"app/big.yaml": {Data: make([]byte, MaxFileSize+1)}}}
+	r := Load(tree, cluster(), app)
+	if len(r.Errors) != 1 || !strings.Contains(r.Errors[0].Reason, "2 MiB") || !r.Trace.Unchanged(tree) {
+		t.Errorf("got %v", r.Errors)
+	}
+}
+
+func TestTooManyReplicas(t *testing.T) {
+	tree := fstest.MapFS{"app/a.yaml": {Data: []byte(strings.Replace(webYAML, "replicas: 3", "replicas: 2000000000", 1))}}
+	r := Load(tree, cluster(), app)
+	if len(r.Errors) != 1 || r.Errors[0].Field != "spec.replicas" || r.Errors[0].Line != 7 {
+		t.Errorf("got %v", r.Errors)
+	}
+}

@@ -223,6 +223,17 @@ func (c *supportChecker) fields(v reflect.Value, path string) {
 		return
 	case corev1.ResourceRequirements:
 		c.resources(x, path)
+	case corev1.PodSpec:
+		for i, container := range x.Containers {
+			if container.RestartPolicy != nil {
+				c.add(held, path+".containers["+strconv.Itoa(i)+"].restartPolicy", "init containers may be restarted Always")
+			}
+		}
+		for i, container := range x.InitContainers {
+			if p := container.RestartPolicy; p != nil && *p != corev1.ContainerRestartPolicyAlways {
+				c.add(held, path+".initContainers["+strconv.Itoa(i)+"].restartPolicy", "want Always or none")
+			}
+		}
 	}
 	rules := supported[v.Type()]
 	for i := range v.NumField() {

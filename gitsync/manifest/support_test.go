@@ -107,6 +107,8 @@ func TestCheckSupport(t *testing.T) {
 		{spec: `{containers: [{name: a, image: b, resources: {limits: {cpu: 1, nvidia.com/gpu: 1}, requests: {ephemeral-storage: 1Gi}}}]}`,
 			held:     []string{"spec.containers[0].resources.limits[nvidia.com/gpu]"},
 			reported: []string{"spec.containers[0].resources.requests[ephemeral-storage]"}},
+		{spec: `{initContainers: [{name: s, image: b, restartPolicy: Always}, {name: t, image: b, restartPolicy: Never}], containers: [{name: a, image: b, restartPolicy: Always}]}`,
+			held: []string{"spec.containers[0].restartPolicy", "spec.initContainers[1].restartPolicy"}},
 		{spec: `{containers: [{name: a, image: b, livenessProbe: {grpc: {port: 1}}}], volumes: [{name: v, persistentVolumeClaim: {claimName: c}}, {name: w, emptyDir: {medium: Memory}}]}`,
 			held: []string{"spec.containers[0].livenessProbe.grpc", "spec.volumes[0].persistentVolumeClaim"}},
 		{spec: `{containers: [{name: a, image: b}], volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]}`,

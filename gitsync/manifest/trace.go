@@ -19,6 +19,8 @@ import (
 // MaxFileSize is the largest file that is read, in bytes.
 const MaxFileSize = 2 << 20
 
+var errTooLarge = fmt.Errorf("larger than %d MiB: split the file", MaxFileSize>>20)
+
 // Hasher is what a tree may implement to spare reading: Hash gives the object id of a file's
 // content, false when the path is no file of the tree.
 type Hasher interface {
@@ -32,8 +34,8 @@ type Trace struct {
 	Reads   []Read       // sorted by path, each path once
 }
 
-// Read is one look-up in the tree and what was found there: "absent", "file", "dir", or with the
-// content "file:<hash>" and "dir:<hash of the names and types in it>".
+// Read is one look-up in the tree and what was found there: "absent", "refused" (a symbolic link, say),
+// "file", "dir", or with the content "file:<hash>" and "dir:<hash of the names and types in it>".
 type Read struct {
 	Path  string
 	Found string
@@ -41,6 +43,7 @@ type Read struct {
 
 const (
 	foundNothing = "absent"
+	foundRefused = "refused"
 	foundFile    = "file"
 	foundDir     = "dir"
 )
@@ -61,16 +64,17 @@ func (t Trace) Key() string {
 func (t Trace) Unchanged(tree fs.FS) bool {
 	r := newReader(tree)
 	for _, read := range t.Reads {
-		_, deep, _ := strings.Cut(read.Found, ":")
+		was, _, deep := strings.Cut(read.Found, ":")
+		if kind, _ := r.kind(read.Path); kind != was { // its error says why it was refused
+			return false
+		}
 		switch {
-		case deep == "":
-			r.kind(read.Path)
-		case strings.HasPrefix(read.Found, foundDir):
-			r.readDir(read.Path)
-		default:
-			if !r.hashFile(read.Path) {
-				r.readFile(read.Path)
-			}
+		case !deep:
+			continue
+		case was == foundDir:
+			r.readDir(read.Path) // an error leaves the hash unknown, which differs
+		case !r.hashFile(read.Path):
+			r.readFile(read.Path)
 		}
 		if r.found[read.Path] != read.Found {
 			return false
@@ -154,7 +158,7 @@ func (r *reader) lstat(name string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// kind is foundNothing, foundFile or foundDir. What cannot be looked at is nothing.
+// kind is foundNothing, foundFile or foundDir, and foundRefused with every error.
 func (r *reader) kind(name string) (string, error) {
 	info, err := r.lstat(name)
 	kind := foundNothing
@@ -162,6 +166,7 @@ func (r *reader) kind(name string) (string, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		err = nil
 	case err != nil:
+		kind = foundRefused
 	case info.IsDir():
 		kind = foundDir
 	default:
@@ -210,6 +215,9 @@ func (r *reader) readFile(name string) ([]byte, error) {
 		return nil, errors.New("want a file, got a folder")
 	}
 	hashed := r.hashFile(name)
+	if info, err := r.lstat(name); hashed && err == nil && info.Size() > MaxFileSize {
+		return nil, errTooLarge
+	}
 	f, err := r.tree.Open(name)
 	if err != nil {
 		return nil, err
@@ -224,7 +232,7 @@ func (r *reader) readFile(name string) ([]byte, error) {
 		r.note(name, foundFile+":"+hex.EncodeToString(sum[:]))
 	}
 	if len(data) > MaxFileSize {
-		return nil, fmt.Errorf("larger than %d MiB: split the file", MaxFileSize>>20)
+		return nil, errTooLarge
 	}
 	return data, nil
 }

@@ -28,7 +28,8 @@ func ValidateUpdate(new, old reconcile.K8sObject, src reconcile.Source) []Proble
 	return problems
 }
 
-func validateUpdate(k kind, new, old reconcile.K8sObject) field.ErrorList {
+func validateUpdate(k kind, new, old reconcile.K8sObject) (errs field.ErrorList) {
+	defer recovered(&errs)
 	o, _ := old.DeepCopyObject().(reconcile.K8sObject) // a copy has the type of its original
 	n, _ := new.DeepCopyObject().(reconcile.K8sObject)
 	// What an API server keeps from the old object: history gives the new one its values later.
