@@ -1,13 +1,16 @@
 package reconcile
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // rollout is what the documents say of a workload's slots, as far as the rules of a rolling update
 // read it. The rules hold under any delay, loss or order of documents:
 //
 //   - A ready pod is stopped for a commit only if every other holder has accepted that commit or a
 //     later one (a promise to start no change for an older one), and fewer than maxUnavailable
-//     other slots are not ready.
+//     other slots are not ready or about to be stopped first.
 //   - Slots change in order: with w = maxSurge + maxUnavailable, slot i waits until every slot up to
 //     i - w is ready at the new revision.
 //   - Slot i surges (the new pod beside the old) if i mod w < maxSurge, else stops first. So any w
@@ -96,40 +99,40 @@ func withinUnavailable(r *rollout, i int, how change) string {
 	if how != stopFirst {
 		return ""
 	}
-	down, label := 0, ""
-	for j, o := range r.places {
-		if j != i && !o.ready {
-			down++
-			label = o.label
-		}
-	}
-	if down < r.unavailable {
-		return ""
-	}
-	if down == 1 {
-		return fmt.Sprintf("waits for %s to be ready: maxUnavailable is %d", label, r.unavailable)
-	}
-	return fmt.Sprintf("waits: %d others are not ready, maxUnavailable is %d", down, r.unavailable)
+	return r.within(i, how, r.unavailable, "to be ready: maxUnavailable", func(o place) bool { return !o.ready })
 }
 
 func withinSurge(r *rollout, i int, how change) string {
 	if how != surgeBeside {
 		return ""
 	}
-	more, label := 0, ""
+	return r.within(i, how, r.surge, "to have one pod: maxSurge", func(o place) bool { return o.surging })
+}
+
+// within counts the other slots that are under way, and says what to wait for when they are as many
+// as the limit. Lower slots of the window that change in the same manner count until they are
+// updated, whether or not they are seen under way: their nodes may be about to. So the highest of the
+// slots that are under way for a commit has counted all the others, and what an earlier commit left
+// under way besides, which every holder's promise has shown it.
+func (r *rollout) within(i int, how change, limit int, what string, underWay func(place) bool) string {
+	n, label := 0, ""
 	for j, o := range r.places {
-		if j != i && o.surging {
-			more++
-			label = o.label
+		if j == i {
+			continue
+		}
+		ahead := j < i && j > i-r.window() && r.manner(j) == how && !o.updated
+		if underWay(o) || ahead {
+			n++
+			label = cmp.Or(label, o.label)
 		}
 	}
-	if more < r.surge {
+	switch {
+	case n < limit:
 		return ""
+	case n == 1:
+		return fmt.Sprintf("waits for %s %s is %d", label, what, limit)
 	}
-	if more == 1 {
-		return fmt.Sprintf("waits for the new pod of %s to be ready: maxSurge is %d", label, r.surge)
-	}
-	return fmt.Sprintf("waits: %d others surge, maxSurge is %d", more, r.surge)
+	return fmt.Sprintf("waits for %s and %d more %s is %d", label, n-1, what, limit)
 }
 
 // rolloutOf reads the documents.
