@@ -51,10 +51,12 @@ func TestMain(m *testing.M) {
 //
 //	LABEL BY [on LABEL[+LABEL…]] CHANGE…
 //	push LABEL
+//	restart
 //
 // BY signs; "-" leaves the commit unsigned, and "ada!dup" and the like forge one, see forge. The
 // parents are the commit of the line before, unless "on" names them (a commit on itself has none); the
 // files are the first parent's. See change for the changes. A push moves the branch, and then the syncer looks.
+// A restart makes a new syncer, which must believe what the old one did.
 type story struct {
 	t      *testing.T
 	dir    string // the repository, and the remote
@@ -119,6 +121,10 @@ func (s *story) run(script string) {
 		case len(words) == 0:
 		case words[0] == "push":
 			s.push(words[1])
+		case words[0] == "restart":
+			if s.syncer != nil {
+				s.restarted()
+			}
 		default:
 			s.commit(words)
 		}
