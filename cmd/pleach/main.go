@@ -5,10 +5,18 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
+
+	"github.com/pleachdev/pleach/agent/containerd"
 )
 
-func main() { os.Exit(run()) }
+func main() {
+	if filepath.Base(os.Args[0]) == containerd.ProcessName {
+		containerd.Main()
+	}
+	os.Exit(run())
+}
 
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/pleachdev/pleach/agent"
+	"github.com/pleachdev/pleach/agent"
 	"github.com/pleachdev/pleach/agent/api"
 )
 
@@ -33,9 +35,6 @@ Exit codes:
   3    no agent runs on this machine, or it cannot be reached
   any  "pleach exec" ends with the exit code of the command that it ran`
 
-// defaultDir is where an agent keeps what is its own.
-const defaultDir = "/var/lib/pleach"
-
 // local is what the commands that talk to this machine's agent share.
 type local struct{ dir string }
 
@@ -56,12 +55,12 @@ func newRoot() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.PersistentFlags().StringVar(&l.dir, "dir", cmp.Or(os.Getenv("PLEACH_DIR"), defaultDir),
+	root.PersistentFlags().StringVar(&l.dir, "dir", cmp.Or(os.Getenv("PLEACH_DIR"), agent.DefaultDir),
 		"the agent's directory; $PLEACH_DIR when set")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		statusCommand(l), getCommand(l), describeCommand(l), explainCommand(l), logsCommand(l), execCommand(l),
-		validateCommand(), versionCommand(),
+		validateCommand(), agentCommand(l), nodeCommand(l), versionCommand(),
 	)
 	return root
 }
