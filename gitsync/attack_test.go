@@ -1,6 +1,9 @@
 package gitsync
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestStories(t *testing.T) {
 	t.Parallel()
@@ -671,6 +674,27 @@ func TestStories(t *testing.T) {
 			shop oops shop=2
 			web start web=1
 			refused oops web: apps/web/web.yaml:1: apps/v1 Deployment default/web: no nines (policies/tags.rego:2)
+		`},
+		{name: "a policy denies what removing an app would delete", script: `
+			start ada start file:policies/keep.rego=package_pleach.admission;deny_contains_"is_kept"_if_{_input.operation_==_"DELETE";_input.oldObject.metadata.name_==_"web"_}
+			oops ada app-web shop=2
+			push oops
+		`, want: `
+			head oops
+			cluster start
+			shop oops shop=2
+			web oops web=1
+			refused oops pleach.dev: apps/web/web.yaml:1: apps/v1 Deployment default/web: is kept (policies/keep.rego:2)
+		`},
+		{name: "a policy lets an app be renamed", script: `
+			start ada start file:policies/keep.rego=package_pleach.admission;deny_contains_"is_kept"_if_input.operation_==_"DELETE"
+			name ada file:pleach.yaml=` + word(strings.Replace(clusterYAML("shop", "web"), "name: web", "name: internet", 1)) + `
+			push name
+		`, want: `
+			head name
+			cluster name
+			internet name web=1
+			shop name shop=1
 		`},
 		{name: "a policy does not judge the commit that brings it", script: `
 			start ada start

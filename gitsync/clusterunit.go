@@ -87,14 +87,6 @@ func verb(was, now map[string]string, key string) Verb {
 // cluster judges the cluster's own files at a commit of a known signer.
 func (s *step) cluster(files map[string]string, denial string) {
 	n, old := s.next, s.prev.cluster
-	stay := func(reason string, problems []manifest.Problem) {
-		c := *old
-		if !maps.Equal(files, old.at) { // else it is known already
-			c.refusals = append(slices.Clip(c.refusals), s.refuse(ClusterUnit, reason, old.commit, problems))
-		}
-		c.at = files
-		n.cluster = &c
-	}
 	if maps.Equal(files, old.files) {
 		c := *old
 		c.commit, c.at, c.refusals = s.at, old.files, nil
@@ -102,12 +94,12 @@ func (s *step) cluster(files map[string]string, denial string) {
 		return
 	}
 	if denial != "" {
-		stay(denial, nil)
+		s.keepCluster(files, denial, nil)
 		return
 	}
 	for _, p := range differing(old.files, files) {
 		if mark, ok := n.tainted[p]; ok {
-			stay(unmarked(p, mark.By), nil)
+			s.keepCluster(files, unmarked(p, mark.By), nil)
 			return
 		}
 	}
@@ -117,18 +109,46 @@ func (s *step) cluster(files map[string]string, denial string) {
 			Reason: fmt.Sprintf("is %q for the cluster's whole life, got %q", old.spec.Name, c.spec.Name)}}
 	}
 	if len(problems) > 0 {
-		stay(summary(problems), problems)
+		s.keepCluster(files, summary(problems), problems)
 		return
 	}
 	if denial := s.judgeApps(old.spec.Spec.Apps, c.spec.Spec.Apps); denial != "" {
 		if base, ok := s.changed[v1alpha1.ClusterFile]; ok {
 			n.mark(v1alpha1.ClusterFile, base, files[v1alpha1.ClusterFile], s.at.ID)
 		}
-		stay(denial, nil)
+		s.keepCluster(files, denial, nil)
 		return
 	}
 	c.commit, c.files, c.at = s.at, files, files
 	n.cluster = c
+}
+
+// keepCluster leaves the cluster's own files at their accepted version.
+func (s *step) keepCluster(files map[string]string, reason string, problems []manifest.Problem) {
+	old := s.prev.cluster
+	c := *old
+	if !maps.Equal(files, old.at) { // else it is known already
+		c.refusals = append(slices.Clip(c.refusals), s.refuse(ClusterUnit, reason, old.commit, problems))
+	}
+	c.at = files
+	s.next.cluster = &c
+}
+
+// departed is what the policies say of the objects that go because pleach.yaml no longer lists their
+// app, and no other app has them.
+func (s *step) departed() admission {
+	var a admission
+	for _, name := range slices.Sorted(maps.Keys(s.prev.apps)) {
+		if s.next.apps[name] != nil {
+			continue
+		}
+		for _, m := range s.prev.apps[name].members {
+			if s.next.member(m.key) == nil {
+				s.admit(&a, name, nil, m.object.Object, m.object.Source)
+			}
+		}
+	}
+	return a
 }
 
 // judgeApps asks whether the signer may make the changes in the list of apps.

@@ -303,6 +303,20 @@ func (s *step) vouched(ctx context.Context) error {
 	}
 	n.blind = ""
 	s.cluster(files, denial)
+	before := n.apps
+	if err := s.apps(ctx); err != nil {
+		return err
+	}
+	gone := s.departed()
+	if len(gone.denied) == 0 && gone.undecided == "" {
+		return nil
+	}
+	reason := gone.undecided
+	if len(gone.denied) > 0 {
+		reason = summary(gone.denied)
+	}
+	s.keepCluster(files, reason, gone.denied)
+	n.apps = before
 	return s.apps(ctx)
 }
 
