@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+	"github.com/pleachdev/pleach/policy"
 )
 
 // Report is what Validate found.
@@ -33,8 +34,8 @@ func (r Report) OK() bool {
 }
 
 // Validate checks a config repository offline: the cluster's own files and every app. A folder without
-// pleach.yaml is checked as manifests alone: each folder with a kustomization is an app, and so is each
-// other folder that holds manifests, by itself.
+// pleach.yaml is checked as manifests alone: the topmost folders that hold a kustomization or manifests
+// are its apps, each with all that lies below.
 func Validate(tree fs.FS) Report {
 	var rep Report
 	var l Loader
@@ -52,7 +53,7 @@ func Validate(tree fs.FS) Report {
 		return rep
 	}
 	cluster, problems := LoadCluster(tree)
-	rep.Cluster, rep.Problems = cluster, problems
+	rep.Cluster, rep.Problems = cluster, append(problems, checkPolicies(tree)...)
 	if cluster == nil {
 		// The apps are checked all the same when pleach.yaml says where they are.
 		c := clusterLoader{r: newReader(tree), out: &Cluster{}}
@@ -67,8 +68,18 @@ func Validate(tree fs.FS) Report {
 	return rep
 }
 
-// appFolders lists the folders that are rendered by themselves: the topmost ones that hold a
-// kustomization, or manifests and no kustomization below.
+// checkPolicies compiles the policies.
+func checkPolicies(tree fs.FS) (problems []Problem) {
+	l := clusterLoader{r: newReader(tree), out: &Cluster{Policies: map[string][]byte{}}}
+	l.policies(PoliciesDir) // LoadCluster has reported what cannot be read
+	_, errs := policy.Prepare(l.out.Policies)
+	for _, e := range errs {
+		problems = append(problems, Problem{Path: e.Path, Line: e.Line, Reason: e.Reason})
+	}
+	return problems
+}
+
+// appFolders lists the topmost folders that hold a kustomization or manifests, sorted.
 func appFolders(r *reader, dir string) (folders []string, err error) {
 	name, err := kustomizationIn(r, dir)
 	if err != nil {
@@ -92,7 +103,6 @@ func appFolders(r *reader, dir string) (folders []string, err error) {
 			}
 			folders = append(folders, below...)
 		case isManifest(p):
-			// Manifests of this folder and what lies below belong together.
 			return []string{dir}, nil
 		}
 	}
