@@ -360,7 +360,7 @@ func (p *pass) start(x *want) {
 	}
 	memory.Epoch, memory.Node, memory.Boot = c.epoch, c.node, c.boot
 	p.state.Slots[x.s.key] = memory
-	p.ended(x.w, x.s)
+	p.ended(x.s)
 
 	reason := fmt.Sprintf("fills %s at revision %s", x.w.label(x.s), i.Revision)
 	if x.beside != nil {

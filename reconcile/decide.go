@@ -67,7 +67,7 @@ func (p *pass) evict(w *workload, s *slot) {
 	for _, list := range [][]Instance{s.now, s.old} {
 		for _, m := range list {
 			if m.Node == p.in.Self {
-				p.stop(m, p.in.Accepted[clusterUnit].ID, fmt.Sprintf("node %s has taint {%s: %s} with effect NoExecute", m.Node, taint.Key, taint.Value))
+				p.stop(m, ByEviction, fmt.Sprintf("node %s has taint {%s: %s} with effect NoExecute since commit %s", m.Node, taint.Key, taint.Value, p.in.Accepted[clusterUnit].ID))
 			}
 		}
 	}
@@ -88,7 +88,7 @@ func (p *pass) replaced(w *workload, s *slot) {
 			p.stop(m, w.object.Commit.ID, fmt.Sprintf("revision %s is not wanted any more", m.Revision))
 		}
 	}
-	p.ended(w, s)
+	p.ended(s)
 	if ready {
 		if !slices.ContainsFunc(s.old, func(m Instance) bool { return !p.stopping[m.UID] }) {
 			w.roll.places[s.index].surging, w.roll.places[s.index].updated = false, true
@@ -104,7 +104,7 @@ func (p *pass) outdated(w *workload, s *slot) {
 	for _, m := range s.old[1:] {
 		p.stop(m, w.object.Commit.ID, fmt.Sprintf("revision %s is not wanted any more", m.Revision))
 	}
-	p.ended(w, s)
+	p.ended(s)
 	m := s.old[0]
 	switch {
 	case w.strategy.paused:
@@ -121,6 +121,13 @@ func (p *pass) outdated(w *workload, s *slot) {
 		return
 	}
 	how, why := w.roll.may(s.index)
+	if !m.available(w, p.in.Now) && m.Commit.Level >= w.object.Commit.Level {
+		// It was lost, and started again at its previous revision under this very commit: it waits
+		// for its turn, or it would change before it was ready.
+		if why = inOrder(w.roll, s.index, how); why != "" {
+			how = wait
+		}
+	}
 	switch {
 	case how == wait:
 		p.explain(w, s, RuleRollout, why)
@@ -148,7 +155,7 @@ func (p *pass) change(w *workload, s *slot, m Instance, reason string) {
 	p.stop(m, w.object.Commit.ID, reason)
 	if m.Node == p.in.Self {
 		memory := p.state.Slots[s.key]
-		memory.Released = w.object.Commit.ID
+		memory.Released = m.Epoch
 		p.state.Slots[s.key] = memory
 		p.explain(w, s, RuleStop, reason)
 		return
@@ -222,8 +229,8 @@ func (p *pass) othersEnd(w *workload) string {
 }
 
 // revisionFor chooses what an empty slot starts: the wanted revision, but a slot that was lost
-// during a rollout returns to its previous one until the order lets it change, so that a bad
-// revision does not gain from a node's death.
+// during a rollout returns to the one that was last available in it until the order lets it change,
+// so that a bad revision does not gain from a node's death.
 func (p *pass) revisionFor(w *workload, s *slot) (*Template, string) {
 	newest := &w.templates[0]
 	memory := p.state.Slots[s.key]
@@ -237,7 +244,7 @@ func (p *pass) revisionFor(w *workload, s *slot) (*Template, string) {
 			return nil, "the Deployment is paused"
 		}
 		return previous, ""
-	case w.strategy.recreate, w.strategy.onDelete, previous == nil, p.releasedFor(w, s):
+	case w.strategy.recreate, w.strategy.onDelete, previous == nil, p.released(s):
 		return newest, ""
 	case inOrder(w.roll, s.index, wait) != "":
 		return previous, ""
@@ -261,13 +268,14 @@ func (p *pass) running(w *workload) *Template {
 	return nil
 }
 
-// releasedFor reports whether the slot was emptied for the workload's present commit.
-func (p *pass) releasedFor(w *workload, s *slot) bool {
-	if p.state.Slots[s.key].Released == w.object.Commit.ID {
+// released reports whether the slot's last pod was stopped for a commit, and not lost.
+func (p *pass) released(s *slot) bool {
+	memory := p.state.Slots[s.key]
+	if memory.Released > 0 && memory.Released >= memory.Epoch {
 		return true
 	}
 	r, _ := p.release(s)
-	return r != nil && r.By == w.object.Commit.ID
+	return r != nil && r.Epoch >= memory.Epoch && r.By != ByEviction && r.By != ByEnded && r.By != ByDuplicate
 }
 
 // release finds the slot's newest release, and the node that gave it.
@@ -286,9 +294,9 @@ func (p *pass) release(s *slot) (*Release, string) {
 }
 
 // ended clears away this node's pods that ended, once the slot has another.
-func (p *pass) ended(w *workload, s *slot) {
+func (p *pass) ended(s *slot) {
 	for _, m := range s.ended {
-		p.stop(m, w.object.Commit.ID, endedReason(m))
+		p.stop(m, ByEnded, endedReason(m))
 	}
 }
 
@@ -296,7 +304,7 @@ func (p *pass) ended(w *workload, s *slot) {
 func (p *pass) duplicates(w *workload, list []Instance) {
 	for _, m := range list[1:] {
 		if first := list[0]; p.in.Confirmed[first.UID] {
-			p.stop(m, "duplicate", fmt.Sprintf("node %s runs the slot by an earlier right (epoch %d) and keeps it", first.Node, first.Epoch))
+			p.stop(m, ByDuplicate, fmt.Sprintf("node %s runs the slot by an earlier right (epoch %d) and keeps it", first.Node, first.Epoch))
 		}
 	}
 }

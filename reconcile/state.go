@@ -30,9 +30,9 @@ type SlotState struct {
 	Revision string `json:"revision,omitempty"`
 	Node     string `json:"node,omitempty"`
 	Boot     int64  `json:"boot,omitempty"`
-	// Released is the commit for which the slot's pod was stopped, so that its next pod is the new
-	// revision's.
-	Released string `json:"released,omitempty"`
+	// Released is the epoch that this node gave up for a commit; a slot whose last epoch was given up
+	// was not lost.
+	Released int64 `json:"released,omitempty"`
 
 	Open         time.Time `json:"open,omitzero"` // first seen open at OpenRevision
 	OpenRevision string    `json:"openRevision,omitempty"`

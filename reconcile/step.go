@@ -58,13 +58,20 @@ const (
 	Stop  ActionKind = "Stop"
 )
 
+// What an Action's By says when no commit asks for it.
+const (
+	ByEnded     = "ended"     // the pod ended by itself
+	ByEviction  = "eviction"  // a NoExecute taint
+	ByDuplicate = "duplicate" // another node has the earlier right to the slot, and keeps it
+)
+
 // Action is one thing for this node to do. Doing it twice is harmless: the pod's uid names it.
 type Action struct {
 	Kind     ActionKind
 	Instance Instance
 	Pod      *corev1.Pod // to run, complete; nil for Stop
 	Reason   string
-	By       string // id of the commit that asks for it, or the decision in words
+	By       string // id of the commit that asks for it, or one of the By constants
 }
 
 // String is what a dry run prints and the log records.
