@@ -39,6 +39,8 @@ type Config struct {
 	CgroupRoot string
 	// Bridge is the name of the bridge that pods are attached to.
 	Bridge string
+	// Version is the program's, as "pleach version" prints it.
+	Version string
 	// Log receives what happens; it never holds a secret.
 	Log *slog.Logger
 }
@@ -54,9 +56,8 @@ const (
 	DefaultBridge       = "pleach0"
 )
 
-// complete fills in defaults and names everything that is missing or wrong at once.
-func (c *Config) complete() error {
-	var errs []error
+// fill puts defaults where nothing is said.
+func (c *Config) fill() {
 	set := func(field *string, value string) {
 		if *field == "" {
 			*field = value
@@ -70,6 +71,15 @@ func (c *Config) complete() error {
 	if c.PollInterval == 0 {
 		c.PollInterval = DefaultPollInterval
 	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// complete fills in defaults and names everything that is missing or wrong at once.
+func (c *Config) complete() error {
+	c.fill()
+	var errs []error
 	if c.PollInterval < time.Second {
 		errs = append(errs, fmt.Errorf("--poll-interval: want at least 1s, got %s", c.PollInterval))
 	}
@@ -92,9 +102,6 @@ func (c *Config) complete() error {
 			errs = append(errs, fmt.Errorf("--dir %s: %w", c.Dir, err))
 		}
 		c.Dir = abs
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return errors.Join(errs...)
 }

@@ -12,8 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/pleachdev/pleach/agent"
-	"github.com/pleachdev/pleach/agent"
 	"github.com/pleachdev/pleach/agent/api"
 )
 
@@ -60,7 +58,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		statusCommand(l), getCommand(l), describeCommand(l), explainCommand(l), logsCommand(l), execCommand(l),
-		validateCommand(), agentCommand(l), nodeCommand(l), versionCommand(),
+		validateCommand(), agentCommand(l), resetCommand(l), nodeCommand(l), versionCommand(),
 	)
 	return root
 }

@@ -1,0 +1,300 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/agent/api"
+	"github.com/pleachdev/pleach/agent/containerd"
+	"github.com/pleachdev/pleach/agent/machine"
+	"github.com/pleachdev/pleach/agent/pods"
+	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/gitstore"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
+	"github.com/pleachdev/pleach/gitsync/trust"
+	"github.com/pleachdev/pleach/state"
+)
+
+// Run runs the node until ctx ends. Pods, containerd and the pod network stay as they are then: the
+// next agent finds them and goes on.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.complete(); err != nil {
+		return err
+	}
+	n, err := open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return errors.Join(n.run(ctx), n.close())
+}
+
+// node is one running agent.
+type node struct {
+	Config
+	lock    io.Closer
+	boot    int64
+	machine *machine.Machine
+	signer  *trust.SigningKey
+	store   *state.Store
+	remote  gitstore.Remote
+	syncer  *gitsync.Syncer
+	runtime *containerd.Supervisor
+	metrics *api.Metrics
+	gather  prometheus.Gatherer
+	hints   chan struct{} // buffered by one
+	ready   readiness
+}
+
+// open reads what is on disk. It starts nothing.
+func open(ctx context.Context, cfg Config) (*node, error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := lock(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	n := &node{Config: cfg, lock: lock, store: state.New(), hints: make(chan struct{}, 1)}
+	if err := n.read(ctx); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+func (n *node) read(ctx context.Context) (err error) {
+	if n.boot, err = nextBoot(n.Dir); err != nil {
+		return err
+	}
+	if n.machine, err = machine.Read(n.Dir); err != nil {
+		return err
+	}
+	if n.signer, err = trust.LoadOrCreateKey(filepath.Join(n.Dir, "keys", "node.key"), n.Node); err != nil {
+		return err
+	}
+	if n.remote, err = remote(n.Config); err != nil {
+		return err
+	}
+	n.syncer, err = gitsync.Open(ctx, gitsync.Config{
+		Dir: n.Dir, Remote: n.remote, Branch: n.Branch, Introduction: n.Introduction,
+	})
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	n.gather = registry
+	if n.metrics, err = api.NewMetrics(registry, n.store, n.Version); err != nil {
+		return err
+	}
+	n.runtime = &containerd.Supervisor{Dir: n.Dir, External: n.Containerd, Log: n.Log.With("part", "containerd")}
+	n.ready.set("starting")
+	return nil
+}
+
+// close gives up what open took, in the reverse order.
+func (n *node) close() error {
+	var errs []error
+	if n.syncer != nil {
+		errs = append(errs, n.syncer.Close())
+	}
+	return errors.Join(append(errs, n.lock.Close())...)
+}
+
+// remote adds the credentials to the remote's URL.
+func remote(c Config) (gitstore.Remote, error) {
+	r := gitstore.Remote{URL: c.Remote}
+	if c.RemoteCredentials == "" {
+		return r, nil
+	}
+	data, err := os.ReadFile(c.RemoteCredentials)
+	if err != nil {
+		return r, fmt.Errorf("--remote-credentials: %w", err)
+	}
+	user, password, ok := strings.Cut(strings.TrimSpace(string(data)), "\n")
+	if !ok {
+		return r, fmt.Errorf("--remote-credentials %s: want two lines, the user's name and the password or token", c.RemoteCredentials)
+	}
+	r.Username, r.Password = strings.TrimSpace(user), strings.TrimSpace(password)
+	return r, nil
+}
+
+// run works until ctx ends or a part breaks that cannot go on by itself.
+func (n *node) run(ctx context.Context) error {
+	local, err := api.Listen(filepath.Join(n.Dir, api.SocketName))
+	if err != nil {
+		return err
+	}
+	var public net.Listener
+	if n.Listen != "" {
+		if public, err = new(net.ListenConfig).Listen(ctx, "tcp", n.Listen); err != nil {
+			return errors.Join(fmt.Errorf("--listen: %w", err), local.Close())
+		}
+	}
+	secret, err := n.hintSecret()
+	if err != nil {
+		return err
+	}
+	// What was accepted before is in force before the remote is asked.
+	if accepted := n.syncer.Accepted(); accepted != nil {
+		n.store.SetAccepted(accepted)
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	streams := &streams{}
+	server := &api.Server{
+		Node: n.Node, Version: n.Version, Store: n.store, Logs: streams.logs, Exec: streams.exec,
+		Log: n.Log.With("part", "api"),
+	}
+	group.Go(func() error {
+		return server.Run(ctx, local, public, api.Public{
+			Metrics: n.gather, Ready: n.ready.err, Hint: func() { poke(n.hints) }, HintSecret: secret,
+		}.Handler())
+	})
+	group.Go(func() error { return n.runtime.Run(ctx) })
+	group.Go(func() error { return n.follower().run(ctx) })
+	group.Go(func() error { return n.runPods(ctx, streams) })
+	n.Log.Info("agent started", "node", n.Node, "boot", n.boot, "version", n.Version, "remote", n.remote.String(), "branch", n.Branch)
+	return group.Wait()
+}
+
+func (n *node) hintSecret() ([]byte, error) {
+	if n.HintSecretFile == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(n.HintSecretFile)
+	if err != nil {
+		return nil, fmt.Errorf("--hint-secret-file: %w", err)
+	}
+	data = bytes.TrimSpace(data)
+	if len(data) == 0 {
+		return nil, fmt.Errorf("--hint-secret-file %s is empty", n.HintSecretFile)
+	}
+	return data, nil
+}
+
+func (n *node) follower() *follower {
+	seed := fnv.New64a()
+	_, _ = seed.Write([]byte(n.Node))
+	return &follower{
+		syncer: n.syncer, store: n.store, interval: n.PollInterval, hints: n.hints, metrics: n.metrics,
+		log: n.Log.With("part", "git"), jitter: rand.New(rand.NewPCG(seed.Sum64(), uint64(n.boot))),
+	}
+}
+
+// runPods runs what needs the runtime: it waits for containerd, and for the commit that enrols this
+// node, which tells its range of pod addresses.
+func (n *node) runPods(ctx context.Context, streams *streams) error {
+	if err := n.runtime.Ready(ctx); err != nil {
+		return quietly(ctx, err)
+	}
+	self, err := n.enrolled(ctx)
+	if err != nil {
+		return quietly(ctx, err)
+	}
+	network := &network{node: n}
+	if err := network.apply(ctx, self); err != nil {
+		return quietly(ctx, err)
+	}
+	client, err := dial(ctx, n.runtime.Endpoint())
+	if err != nil {
+		return quietly(ctx, err)
+	}
+	manager := pods.New(pods.Config{
+		Dir: n.Dir, LogDir: n.PodLogDir, Runtime: client.runtime, Images: client.images,
+		Lookup: lookup{store: n.store, node: n.Node}, NodeName: n.Node, NodeIPs: n.addresses(),
+		Capacity: n.machine.Capacity, CgroupRoot: n.CgroupRoot,
+		Recorder: n.record, Log: n.Log.With("part", "pods"),
+	})
+	streams.set(manager, client.runtime)
+	writer := n.statusWriter()
+	decider := &decider{
+		node: n.Node, boot: n.boot, self: n.document, pods: manager, store: n.store, publish: writer.Set,
+		metrics: n.metrics, log: n.Log.With("part", "decide"), starting: map[types.UID]time.Time{},
+	}
+	n.ready.set("")
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return manager.Run(ctx) })
+	group.Go(func() error { return writer.Run(ctx) })
+	group.Go(func() error { return network.run(ctx) })
+	group.Go(func() error { return decider.run(ctx) })
+	return group.Wait()
+}
+
+// enrolled waits until the accepted state has this node.
+func (n *node) enrolled(ctx context.Context) (*corev1.Node, error) {
+	told := false
+	for {
+		snapshot := n.store.Snapshot()
+		if a := snapshot.Accepted(); a != nil {
+			for _, node := range a.Nodes {
+				if node.Name == n.Node {
+					return node, nil
+				}
+			}
+			if !told {
+				told = true
+				n.ready.set("this node is not enrolled")
+				n.Log.Warn("the config repository does not enrol this node; it runs nothing until a commit adds it",
+					"node", n.Node, "to do", "pleach node add "+n.Node+" --key '"+n.signer.AuthorizedKey()+"'")
+			}
+		}
+		if err := snapshot.Wait(ctx, state.Accepted); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (n *node) addresses() []netip.Addr { return n.machine.Addresses }
+
+// record keeps an event of a pod.
+func (n *node) record(pod *corev1.Pod, eventType, reason, message string) {
+	n.store.Record(state.Happening{
+		Object: corev1.ObjectReference{
+			APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+		},
+		Type: eventType, Reason: reason, Message: message, Host: n.Node, At: time.Now(),
+	})
+}
+
+// statusWriter writes the status branch.
+func (n *node) statusWriter() *statusbranch.Writer {
+	spec := n.store.Snapshot().Accepted().Cluster.Spec.Status
+	to := n.remote
+	if spec.Remote != "" {
+		to.URL = spec.Remote
+	}
+	return statusbranch.New(statusbranch.Config{
+		Remote: to, Branch: spec.Branch, Signer: n.signer, Author: gitstore.Ident{Name: n.Node, Mail: n.Node + "@pleach.invalid"},
+		PushesPerMinute: int(spec.PushesPerMinute), Log: n.Log.With("part", "status"),
+	})
+}
+
+// quietly returns nil where the agent was asked to end.
+func quietly(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is waiting already
+	}
+}

@@ -1,0 +1,69 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// nextBoot counts this start of the agent, on disk before it is used anywhere: a number that was ever
+// published must not come again with other contents.
+func nextBoot(dir string) (int64, error) {
+	path := filepath.Join(dir, "boot")
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		data = []byte("0")
+	case err != nil:
+		return 0, fmt.Errorf("read the boot counter: %w", err)
+	}
+	last, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: want a whole number, got %q; write a number larger than any this node has published", path, data)
+	}
+	if err := writeFile(path, []byte(strconv.FormatInt(last+1, 10)+"\n")); err != nil {
+		return 0, fmt.Errorf("write the boot counter: %w", err)
+	}
+	return last + 1, nil
+}
+
+// writeFile replaces a file so that after a crash or a power loss either the old content is there or
+// the new one.
+func writeFile(path string, data []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// lock keeps a second agent away from the directory. The lock goes with the process, however it ends.
+func lock(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: another agent runs from this directory", dir), f.Close())
+	}
+	return f, nil
+}

@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/agent/api"
+	"github.com/pleachdev/pleach/agent/report"
+	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/state"
+)
+
+// podRuntime is what the decider asks of the pods of this node; *pods.Manager is one.
+type podRuntime interface {
+	Start(pod *corev1.Pod) error
+	Stop(uid types.UID, reason string) error
+	Pods() []*corev1.Pod
+	Changed() <-chan struct{}
+	ConfigChanged()
+}
+
+// decider runs the pass: it reads what is known into one snapshot, asks package reconcile what this
+// node should do, does it, and writes down what it sees.
+type decider struct {
+	node    string
+	boot    int64
+	self    func() reconcile.Document // this node apart from what it runs
+	pods    podRuntime
+	store   *state.Store
+	publish func(files map[string][]byte)
+	metrics *api.Metrics
+	log     *slog.Logger
+
+	memory   reconcile.State
+	author   author
+	accepted *gitsync.Accepted       // of the last pass
+	since    time.Time               // when accepted was first seen here
+	starting map[types.UID]time.Time // since of the commit that brought each pod, until it is ready
+}
+
+// retryAfter is the wait after a pass in which something could not be done.
+const retryAfter = time.Second
+
+// run passes at once, at each change of what was accepted or of a pod, and when reconcile asks for it.
+// A failed pass is logged and retried, never fatal.
+func (d *decider) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		// Taken before the pass: what changes during it leads to another one.
+		snapshot := d.store.Snapshot()
+		round, done := context.WithCancel(ctx)
+		changed := snapshot.Changed(round, state.Accepted)
+
+		now := time.Now()
+		wake, err := d.pass(snapshot, now)
+		d.metrics.Reconciled(time.Since(now), err)
+		if err != nil {
+			d.log.Warn("pass failed", "err", err, "retryIn", retryAfter)
+			wake = now.Add(retryAfter)
+		}
+		timer.Stop()
+		if !wake.IsZero() {
+			timer.Reset(max(time.Until(wake), time.Millisecond))
+		}
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-changed:
+		case <-d.pods.Changed():
+		}
+		done()
+		if ctx.Err() != nil {
+			return nil // pods keep running: nothing here ends them
+		}
+	}
+}
+
+// pass decides once and returns when it wants to be called again at the latest; zero is never.
+func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error) {
+	pods := d.pods.Pods()
+	d.store.SetPods(pods)
+	accepted := snapshot.Accepted()
+	if accepted == nil {
+		return time.Time{}, nil // nothing was ever accepted: nothing is started and nothing stopped
+	}
+	if accepted != d.accepted {
+		d.accepted, d.since = accepted, now
+		d.pods.ConfigChanged()
+	}
+	document, err := d.document(accepted, pods)
+	if err != nil {
+		return time.Time{}, err
+	}
+	d.measure(document.Instances, now)
+	in := reconcile.Input{
+		Self: d.node, Boot: d.boot, Now: now,
+		Objects: objects(accepted), Apps: apps(accepted), Accepted: document.Accepted,
+		Nodes: nodes(accepted, d.node), Documents: []reconcile.Document{document}, Pods: pods,
+	}
+	memory, decision := reconcile.Step(d.memory, in)
+	d.memory = memory
+
+	var errs []error
+	for _, a := range decision.Actions {
+		errs = append(errs, d.apply(a, now))
+	}
+	d.store.SetDocument(&document)
+	d.store.SetWorkloads(decision.Workloads)
+	d.store.SetDecisions(decision.Slots)
+	files, err := report.Files(report.Input{
+		Accepted: accepted, Documents: []reconcile.Document{document}, Workloads: decision.Workloads,
+	})
+	if err == nil {
+		d.publish(files)
+	}
+	return decision.Wake, errors.Join(append(errs, err)...)
+}
+
+func (d *decider) document(accepted *gitsync.Accepted, pods []*corev1.Pod) (reconcile.Document, error) {
+	next := d.self()
+	next.Node, next.Boot, next.Versions = d.node, d.boot, specVersions
+	next.Accepted, next.Head = vector(accepted), accepted.Head
+	var err error
+	if next.Instances, err = instances(pods); err != nil {
+		return next, err
+	}
+	return d.author.write(next)
+}
+
+// measure reports how long each pod took from the sight of its commit to being ready.
+func (d *decider) measure(instances []reconcile.Instance, now time.Time) {
+	for _, i := range instances {
+		since, ok := d.starting[i.UID]
+		if !ok || !i.Ready && !i.Terminating {
+			continue
+		}
+		delete(d.starting, i.UID)
+		if i.Ready {
+			d.metrics.PodReady(now.Sub(since))
+		}
+	}
+}
+
+// apply carries out one action. One that failed is asked for again by the next pass.
+func (d *decider) apply(a reconcile.Action, now time.Time) error {
+	happened := func(reason, message string) {
+		i := a.Instance
+		d.store.Record(state.Happening{
+			Object: corev1.ObjectReference{Kind: i.Kind, Namespace: i.Namespace, Name: i.Owner, UID: i.Slot.Workload},
+			Type:   corev1.EventTypeNormal, Reason: reason, Message: message, Host: d.node, At: now,
+		})
+	}
+	d.log.Info("acting", "action", a.Kind, "pod", a.Instance.Namespace+"/"+a.Instance.Name, "reason", a.Reason, "by", a.By)
+	switch a.Kind {
+	case reconcile.Start:
+		if err := d.pods.Start(a.Pod); err != nil {
+			return err
+		}
+		d.starting[a.Pod.UID] = d.since
+		happened("SuccessfulCreate", "Created pod "+a.Instance.Name+": "+a.Reason)
+	case reconcile.Stop:
+		if err := d.pods.Stop(a.Instance.UID, a.Reason); err != nil {
+			return err
+		}
+		happened("SuccessfulDelete", "Deleted pod "+a.Instance.Name+": "+a.Reason)
+	default:
+		return fmt.Errorf("%s: this agent knows no action %q", a.Instance.Name, a.Kind)
+	}
+	return nil
+}
+
+func objects(a *gitsync.Accepted) []reconcile.Object {
+	var all []reconcile.Object
+	for _, app := range a.Apps {
+		all = append(all, app.Objects...)
+	}
+	return all
+}
+
+// apps returns the names that pleach.yaml lists: only an app that is positively gone from it loses
+// its pods.
+func apps(a *gitsync.Accepted) []string {
+	var names []string
+	for _, app := range a.Cluster.Spec.Apps {
+		names = append(names, app.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func nodes(a *gitsync.Accepted, self string) []reconcile.Node {
+	out := make([]reconcile.Node, 0, len(a.Nodes))
+	for _, n := range a.Nodes {
+		out = append(out, reconcile.Node{Node: n, Stable: n.Name == self})
+	}
+	return out
+}
