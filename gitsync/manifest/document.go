@@ -305,18 +305,24 @@ func oldBool(s string) (b, ok bool) {
 // locate is the line of the field, or of its nearest parent that was written. The path is written
 // as in errors of Kubernetes: spec.containers[0].image, metadata.labels[app].
 func (v *value) locate(field string) int {
-	line := v.line
-	for field != "" && v != nil {
+	line, _ := v.find(field)
+	return line
+}
+
+// find is locate, and says whether the field itself was written.
+func (v *value) find(field string) (line int, exact bool) {
+	line = v.line
+	for field != "" {
 		var next *value
 		switch v.kind {
 		case listValue:
 			end := strings.IndexByte(field, ']')
 			if field[0] != '[' || end < 0 {
-				return line
+				return line, false
 			}
 			i, err := strconv.Atoi(field[1:end])
 			if err != nil || i < 0 || i >= len(v.items) {
-				return line
+				return line, false
 			}
 			next, field = v.items[i], field[end+1:]
 			line = next.line
@@ -329,16 +335,16 @@ func (v *value) locate(field string) int {
 				}
 			}
 			if best < 0 {
-				return line
+				return line, false
 			}
 			field = rest
 		default:
-			return line
+			return line, false
 		}
 		field = strings.TrimPrefix(field, ".")
 		v = next
 	}
-	return line
+	return line, true
 }
 
 // cutKey takes a key from the front of a field path, written as key or as [key].

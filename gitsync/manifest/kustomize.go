@@ -77,24 +77,26 @@ func (a *assembly) kustomize(r *reader, dir, name string) {
 				origins[file], _ = parseDocuments(text) // kustomize has parsed it before
 			}
 		}
-		a.add(file, originLine(origins[file], o), a.loader.decode(data, a.namespace))
+		a.add(file, a.loader.decode(data, a.namespace), originDocument(origins[file], o))
 	}
 }
 
-// originLine is the line of the document that a rendered object was made of, 1 when it is not certain:
-// kustomize may have changed its name.
-func originLine(docs []*value, o *resource.Resource) int {
-	line, sure := 0, false
+// originDocument is the document of its file that a rendered object was made of. When none fits, as for
+// a generator, it is an empty one on the first line. kustomize may have added to the name.
+func originDocument(docs []*value, o *resource.Resource) *value {
+	best := &value{line: 1}
+	found := false
 	for _, d := range docs {
 		name := d.get("metadata").str("name")
-		if d.str("kind") != o.GetKind() || name == "" || !strings.Contains(o.GetName(), name) {
-			continue
-		}
-		if exact := name == o.GetName(); line == 0 || exact && !sure {
-			line, sure = d.line, exact
+		switch {
+		case d.str("kind") != o.GetKind() || name == "":
+		case name == o.GetName():
+			return d
+		case !found && strings.Contains(o.GetName(), name):
+			best, found = d, true
 		}
 	}
-	return max(line, 1)
+	return best
 }
 
 // build runs kustomize on a folder of the tree, without plugins and without a network.

@@ -44,9 +44,11 @@ func Load(tree fs.FS, cluster *v1alpha1.Cluster, app v1alpha1.App) *Result {
 // Loader loads apps and remembers the decoded content of files, since parsing YAML is nearly all that
 // loading costs. The zero value is ready; it may be used by several goroutines.
 type Loader struct {
-	mu    sync.Mutex
-	files map[fileKey]*decoded
-	size  int // bytes of the files that are remembered
+	mu sync.Mutex
+	// Two generations of files: what is used moves into the young one, and a full young one becomes
+	// the old one.
+	young, old map[fileKey]*decoded
+	size       int // source bytes of the young generation
 }
 
 type fileKey struct {
@@ -54,8 +56,8 @@ type fileKey struct {
 	namespace string
 }
 
-// maxRemembered bounds the source bytes whose decoded objects a Loader keeps: 32 MiB.
-const maxRemembered = 32 << 20
+// maxRemembered bounds the source bytes of one generation. Decoded, they are some twenty times larger.
+const maxRemembered = 1 << 20
 
 // Load does what the function Load does.
 func (l *Loader) Load(tree fs.FS, cluster *v1alpha1.Cluster, app v1alpha1.App) *Result {
@@ -75,20 +77,29 @@ func (l *Loader) Load(tree fs.FS, cluster *v1alpha1.Cluster, app v1alpha1.App) *
 func (l *Loader) decode(data []byte, namespace string) *decoded {
 	key := fileKey{sha256.Sum256(data), namespace}
 	l.mu.Lock()
-	d, ok := l.files[key]
+	d := l.young[key]
+	if d == nil {
+		if d = l.old[key]; d != nil {
+			l.rememberLocked(key, d, len(data))
+		}
+	}
 	l.mu.Unlock()
-	if ok {
+	if d != nil {
 		return d
 	}
 	d = decodeFile(data, namespace)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.files == nil || l.size > maxRemembered {
-		l.files, l.size = map[fileKey]*decoded{}, 0
-	}
-	l.files[key] = d
-	l.size += len(data)
+	l.rememberLocked(key, d, len(data))
 	return d
+}
+
+func (l *Loader) rememberLocked(key fileKey, d *decoded, size int) {
+	if l.young == nil || l.size+size > maxRemembered {
+		l.old, l.young, l.size = l.young, map[fileKey]*decoded{}, 0
+	}
+	l.young[key] = d
+	l.size += size
 }
 
 // assembly puts an app together from its files.
@@ -136,7 +147,7 @@ func (a *assembly) folder(r *reader, dir string) error {
 		case isManifest(p):
 			var data []byte
 			if data, err = r.readFile(p); err == nil {
-				a.add(p, 0, a.loader.decode(data, a.namespace))
+				a.add(p, a.loader.decode(data, a.namespace), nil)
 			}
 		case e.Type()&fs.ModeSymlink != 0 || !e.Type().IsRegular():
 			_, err = r.kind(p)
@@ -160,13 +171,18 @@ func isManifest(name string) bool {
 	return false
 }
 
-// add takes over the content of one file. A line above 0 stands for all lines of a rendered object.
-func (a *assembly) add(file string, line int, d *decoded) {
+// add takes over the content of one file. For a rendered object, origin is the document that it was
+// made of, and gives the lines.
+func (a *assembly) add(file string, d *decoded, origin *value) {
 	place := func(problems []Problem) []Problem {
 		out := slices.Clone(problems)
 		for i := range out {
 			out[i].Path = file
-			if line > 0 {
+			if origin != nil {
+				line, exact := origin.find(out[i].Field)
+				if !exact {
+					line = origin.line // a patch may have brought the field
+				}
 				out[i].Line = line
 			}
 		}
@@ -175,7 +191,10 @@ func (a *assembly) add(file string, line int, d *decoded) {
 	a.errors = append(a.errors, place(d.errors)...)
 	a.warnings = append(a.warnings, place(d.warnings)...)
 	for _, o := range d.objects {
-		o.Source = reconcile.Source{App: a.app.Name, Path: file, Line: cmp.Or(line, o.Source.Line)}
+		o.Source = reconcile.Source{App: a.app.Name, Path: file, Line: o.Source.Line}
+		if origin != nil {
+			o.Source.Line = origin.line
+		}
 		a.objects = append(a.objects, o)
 	}
 }

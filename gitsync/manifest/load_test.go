@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -249,5 +250,23 @@ func TestTooManyReplicas(t *testing.T) {
 	r := Load(tree, cluster(), app)
 	if len(r.Errors) != 1 || r.Errors[0].Field != "spec.replicas" || r.Errors[0].Line != 7 {
 		t.Errorf("got %v", r.Errors)
+	}
+}
+
+// A loader forgets what was not used for a while, and goes on giving what a fresh one gives.
+func TestLoaderForgets(t *testing.T) {
+	var l Loader
+	for i := range 40 {
+		text := fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c%d}\ndata: {a: %q}\n", i, strings.Repeat("x", 100<<10))
+		tree := fstest.MapFS{"app/a.yaml": {Data: []byte(text)}, "app/web.yaml": {Data: []byte(webYAML)}}
+		if r := l.Load(tree, cluster(), app); len(r.Objects) != 2 || r.Objects[0].Object.GetName() != fmt.Sprintf("c%d", i) {
+			t.Fatalf("got %v, %v", r.Objects, r.Errors)
+		}
+	}
+	if n := len(l.young) + len(l.old); n > 2*maxRemembered/(100<<10)+2 {
+		t.Errorf("%d files are remembered", n)
+	}
+	if d := l.young[fileKey{sha256.Sum256([]byte(webYAML)), "default"}]; d == nil {
+		t.Error("what is used each time was forgotten")
 	}
 }
