@@ -23,7 +23,11 @@ type SigningKey struct {
 	signer  ssh.Signer
 	private ed25519.PrivateKey // nil unless an ed25519 key from a file
 	conn    net.Conn           // to the ssh-agent; nil for a file
+	path    string             // of the file, absolute; "" for the ssh-agent
 }
+
+// ErrLocked says that a key file is locked by a passphrase.
+var ErrLocked = errors.New("is locked by a passphrase; add it to an ssh-agent with ssh-add")
 
 // Sign returns an armoured SSH signature over payload in git's namespace.
 func (k *SigningKey) Sign(payload []byte) (string, error) {
@@ -43,6 +47,15 @@ func (k *SigningKey) AuthorizedKey() string { return AuthorizedKey(k.PublicKey()
 // AuthorizedKey is a public key as one line without a comment: "ssh-ed25519 AAAA…".
 func AuthorizedKey(key ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+// GitSigningKey is the key as git's user.signingkey wants it: the file's absolute path, or the
+// public key for git to ask the ssh-agent for.
+func (k *SigningKey) GitSigningKey() string {
+	if k.path != "" {
+		return k.path
+	}
+	return "key::" + k.AuthorizedKey()
 }
 
 // Fingerprint is "SHA256:…".
@@ -70,7 +83,7 @@ func LoadKey(path string) (*SigningKey, error) {
 	raw, err := ssh.ParseRawPrivateKey(data)
 	if err != nil {
 		if _, ok := errors.AsType[*ssh.PassphraseMissingError](err); ok {
-			return nil, fmt.Errorf("signing key %s: is locked by a passphrase; add it to an ssh-agent with ssh-add", path)
+			return nil, fmt.Errorf("signing key %s: %w", path, ErrLocked)
 		}
 		return nil, fmt.Errorf("signing key %s: want a private key in OpenSSH's format", path)
 	}
@@ -79,6 +92,9 @@ func LoadKey(path string) (*SigningKey, error) {
 		return nil, fmt.Errorf("signing key %s: %w", path, err)
 	}
 	k := &SigningKey{signer: signer}
+	if k.path, err = filepath.Abs(path); err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
 	if p, ok := raw.(*ed25519.PrivateKey); ok {
 		k.private = *p
 	}
