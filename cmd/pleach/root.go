@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/pleachdev/pleach/agent"
 	"github.com/pleachdev/pleach/agent/api"
 )
 
