@@ -399,13 +399,16 @@ func TestKilledAnywhere(t *testing.T) {
 				t.Error(err)
 			}
 		case 2: // the machine's namespace goes without a word
-			unix.Kill(s.pid, unix.SIGKILL)
+			if err := unix.Kill(s.pid, unix.SIGKILL); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 	t.Logf("killed %d of %d before their end", killed, n)
 	if killed == 0 {
 		t.Error("no kill hit a running plugin")
 	}
+	age(t, d)
 	if err := GC(t.Context(), d, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -414,6 +417,21 @@ func TestKilledAnywhere(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	wantNothingLeft(t, d)
+}
+
+// age makes every lease an old one.
+func age(t *testing.T, d Desired) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(d.LeaseDir, "10.*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-2 * ipam.Settle)
+	for _, f := range files {
+		if err := os.Chtimes(f, long, long); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func killedAt(t *testing.T, d Desired, s sandbox, after time.Duration) bool {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/pleachdev/pleach/netplugins/cni"
 	"github.com/pleachdev/pleach/netplugins/ipam"
@@ -124,8 +125,9 @@ func Cleanup(ctx context.Context, d Desired) error {
 	return nil
 }
 
-// GC gives back the addresses of sandboxes that are not in live, by their CRI ids. A sandbox that is
-// being made must be in live, or be asked for after the call: hold up new pods meanwhile.
+// GC gives back the addresses of sandboxes that are not in live, by their CRI ids. An address younger
+// than [ipam.Settle] stays: its sandbox may be on its way into the runtime's list. So pods may be
+// started meanwhile.
 func GC(ctx context.Context, d Desired, live []string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -134,7 +136,7 @@ func GC(ctx context.Context, d Desired, live []string) error {
 	for _, id := range live {
 		alive[id] = true
 	}
-	if err := (ipam.Store{Dir: d.LeaseDir, Range: d.PodCIDR}).GC(alive); err != nil {
+	if err := (ipam.Store{Dir: d.LeaseDir, Range: d.PodCIDR}).GC(alive, time.Now().Add(-ipam.Settle)); err != nil {
 		return fmt.Errorf("node network: %w", err)
 	}
 	return nil

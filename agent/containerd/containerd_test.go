@@ -6,12 +6,12 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,13 +31,9 @@ func TestMain(m *testing.M) {
 func newSupervisor(t testing.TB) *Supervisor {
 	t.Helper()
 	needs.Root(t)
-	dir, err := os.MkdirTemp("", "pleach-containerd-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	s := &Supervisor{Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	if _, err := embedded.Extract(filepath.Join(dir, "bin")); errors.Is(err, embedded.ErrMissing) {
-		os.RemoveAll(dir)
 		needs.Lacking(t, "the node binaries (make node-binaries)")
 	}
 	t.Cleanup(func() {
@@ -49,9 +45,6 @@ func newSupervisor(t testing.TB) *Supervisor {
 		}
 		if err := s.Stop(ctx); err != nil {
 			t.Errorf("stop: %v", err)
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			t.Errorf("remove %s: %v", dir, err)
 		}
 	})
 	return s
@@ -68,7 +61,10 @@ func run(t testing.TB, s *Supervisor) (stop func()) {
 			t.Errorf("run: %v", err)
 		}
 	}()
-	stop = func() { cancel(); <-done }
+	stop = func() {
+		cancel()
+		<-done
+	}
 	t.Cleanup(stop)
 	ready, cancelReady := context.WithTimeout(ctx, time.Minute)
 	defer cancelReady()
@@ -162,17 +158,65 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-func TestRotateKeepsOneOldFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "logs", "c.log")
-	f, err := openLog(path)
+func TestLogRotates(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "logs", "c.log")
+	f, err := openLog(log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Close()
-	if err := rotateOnce(path, 1); err != nil {
+	defer f.Close()
+	for _, line := range []string{"one\n", "two\n", "three\n"} {
+		if _, err := f.WriteString(line); err != nil {
+			t.Fatal(err)
+		}
+		if err := rotateOnce(log, 8, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.WriteString("four\n"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(path + ".1"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a small log was rotated: %v", err)
+	for name, want := range map[string]string{log + ".1": "one\ntwo\n", log: "three\nfour\n"} {
+		if got, err := os.ReadFile(name); err != nil || string(got) != want {
+			t.Errorf("%s: got %q, %v, want %q", name, got, err, want)
+		}
+	}
+}
+
+func TestExternalIsOnlyWatched(t *testing.T) {
+	own := newSupervisor(t)
+	run(t, own)
+	before := daemon(t, own)
+
+	other := &Supervisor{Dir: t.TempDir(), External: own.Socket(), Log: own.Log}
+	stop := run(t, other)
+	if got, want := other.Endpoint(), "unix://"+own.Socket(); got != want {
+		t.Errorf("endpoint: got %s, want %s", got, want)
+	}
+	stop()
+	if err := other.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if after := daemon(t, own); after != before {
+		t.Errorf("the daemon %d became %d", before, after)
+	}
+	if entries, err := os.ReadDir(other.Dir); err != nil || len(entries) != 0 {
+		t.Errorf("wrote %v, %v", entries, err)
+	}
+}
+
+func TestReadySaysWhyNot(t *testing.T) {
+	s := &Supervisor{Dir: t.TempDir(), External: filepath.Join(t.TempDir(), "nobody.sock")}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	waiting, stop := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer stop()
+	if err := s.Ready(waiting); err == nil || !strings.Contains(err.Error(), "containerd is not ready: containerd: CRI status") {
+		t.Errorf("got %v, want the reason", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("run: %v", err)
 	}
 }

@@ -19,12 +19,10 @@ import (
 	"runtime/debug"
 	"time"
 
-	"github.com/containerd/containerd/v2/cmd/containerd/command"
-	"golang.org/x/sys/unix"
-
 	// The plugins of the daemon: what CRI needs and no more. The shim's own task plugin must not be
 	// linked here, because the registry of plugins is one per program.
 	_ "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/cmd/containerd/command"
 	_ "github.com/containerd/containerd/v2/core/metrics/cgroups"
 	_ "github.com/containerd/containerd/v2/core/metrics/cgroups/v2"
 	_ "github.com/containerd/containerd/v2/core/runtime/v2"
@@ -63,6 +61,7 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/snapshots/overlay/plugin"
 	_ "github.com/containerd/containerd/v2/plugins/streaming"
 	_ "github.com/containerd/containerd/v2/plugins/transfer"
+	"golang.org/x/sys/unix"
 )
 
 // ProcessName is argv[0] of the daemon.
@@ -155,13 +154,15 @@ const (
 // rotateLog moves the log aside when it has grown, and goes on in a new file. One old file is kept.
 func rotateLog(path string) {
 	for range time.Tick(logPeriod) {
-		if err := rotateOnce(path, logLimit); err != nil {
+		if err := rotateOnce(path, logLimit, os.Stdout, os.Stderr); err != nil {
 			fmt.Fprintf(os.Stderr, "rotate %s: %v\n", path, err)
 		}
 	}
 }
 
-func rotateOnce(path string, limit int64) error {
+// rotateOnce makes the writers of the log at path write to a new file, if the old one has reached
+// limit bytes. No line is lost or cut: a write goes to the old file or to the new one.
+func rotateOnce(path string, limit int64, writers ...*os.File) error {
 	if fi, err := os.Stat(path); err == nil && fi.Size() < limit {
 		return nil
 	}
@@ -173,8 +174,8 @@ func rotateOnce(path string, limit int64) error {
 		return err
 	}
 	defer f.Close()
-	for _, std := range []*os.File{os.Stdout, os.Stderr} {
-		if err := unix.Dup3(int(f.Fd()), int(std.Fd()), 0); err != nil {
+	for _, w := range writers {
+		if err := unix.Dup3(int(f.Fd()), int(w.Fd()), 0); err != nil {
 			return err
 		}
 	}

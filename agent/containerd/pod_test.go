@@ -211,9 +211,9 @@ func TestPodEndToEnd(t *testing.T) {
 	if got := p.status().GetState(); got != runtimeapi.ContainerState_CONTAINER_RUNNING {
 		t.Fatalf("container is %s", got)
 	}
-	exec, err := cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: p.containers[0], Cmd: []string{"/hello", "from", "inside"}, Timeout: 20})
-	if err != nil || string(exec.GetStdout()) != "from inside\n" || exec.GetExitCode() != 0 {
-		t.Errorf("exec: %v, %v", exec, err)
+	said, err := cri.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: p.containers[0], Cmd: []string{"/hello", "from", "inside"}, Timeout: 20})
+	if err != nil || string(said.GetStdout()) != "from inside\n" || said.GetExitCode() != 0 {
+		t.Errorf("exec: %v, %v", said, err)
 	}
 
 	// The daemon dies: the container does not notice, and a new daemon knows it.

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"debug/elf"
 	"encoding/json"
@@ -94,6 +95,8 @@ func holds(pid int, path string) bool {
 	return false
 }
 
+var errExited = errors.New("exit status 0")
+
 // start runs this binary again as the daemon for p, in a session of its own, and returns when it
 // serves or has ended.
 func start(ctx context.Context, p paths) (*process, error) {
@@ -120,7 +123,7 @@ func start(ctx context.Context, p paths) (*process, error) {
 	for {
 		select {
 		case err := <-ended:
-			return nil, fmt.Errorf("daemon ended at once (%v): see %s", err, p.log)
+			return nil, fmt.Errorf("daemon ended at once (%w): see %s", cmp.Or(err, errExited), p.log)
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-tick.C:

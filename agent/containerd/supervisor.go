@@ -68,7 +68,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		began := time.Now()
 		err := s.serve(ctx)
 		if ctx.Err() != nil {
-			return nil // the daemon stays: containers need it, and the next agent adopts it
+			return nil //nolint:nilerr // the agent ends; the daemon stays, and the next agent adopts it
 		}
 		if errors.Is(err, embedded.ErrMissing) {
 			s.set(false, err)
@@ -173,11 +173,7 @@ func (s *Supervisor) serve(ctx context.Context) error {
 		if err := importPause(life, p.socket, pause, programs.Path(embedded.Pause)); err != nil {
 			return err
 		}
-		err := s.watch(life)
-		if life.Err() != nil {
-			return nil
-		}
-		return errors.Join(err, s.endHung(life, proc))
+		return errors.Join(s.watch(life), s.endHung(life, proc))
 	})
 	return group.Wait()
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -120,7 +121,7 @@ func gc(args *skel.CmdArgs) error {
 	for _, a := range c.ValidAttachments {
 		live[a.ContainerID] = true
 	}
-	return c.leases().GC(live)
+	return c.leases().GC(live, time.Now().Add(-ipam.Settle))
 }
 
 func status(args *skel.CmdArgs) error {

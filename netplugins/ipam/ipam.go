@@ -14,12 +14,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // ErrExhausted is returned by [Store.Acquire] when every address of the range is leased.
 var ErrExhausted = errors.New("no free address")
+
+// Settle is how long a sandbox may take from its address to its place in the runtime's list. The
+// kubelet gives a sandbox 4 minutes in all.
+const Settle = 5 * time.Minute
 
 // Owner names who holds an address: one interface of one sandbox.
 type Owner struct {
@@ -72,25 +77,34 @@ func (s Store) Acquire(o Owner) (netip.Addr, error) {
 
 // Release gives back what o has. Having nothing is no error.
 func (s Store) Release(o Owner) error {
-	return s.remove(func(have Owner) bool { return have == o })
+	return s.remove(func(have Owner, _ time.Time) bool { return have == o })
 }
 
-// GC gives back every lease whose sandbox is not in live.
-func (s Store) GC(live map[string]bool) error {
-	return s.remove(func(have Owner) bool { return !live[have.Sandbox] })
+// GC gives back every lease made before cutoff whose sandbox is not in live. A runtime lists a
+// sandbox only some time after it asked for its address; the cutoff covers that time.
+func (s Store) GC(live map[string]bool, cutoff time.Time) error {
+	return s.remove(func(have Owner, made time.Time) bool {
+		return !live[have.Sandbox] && made.Before(cutoff)
+	})
 }
 
-func (s Store) remove(gone func(Owner) bool) error {
+// remove gives back the leases that gone says, of owner and time of making.
+func (s Store) remove(gone func(Owner, time.Time) bool) error {
 	err := s.locked(func() error {
 		leases, err := s.leases()
 		if err != nil {
 			return err
 		}
 		for addr, owner := range leases {
-			if !gone(owner) {
+			path := filepath.Join(s.Dir, addr.String())
+			fi, err := os.Stat(path)
+			if err != nil {
+				return err
+			}
+			if !gone(owner, fi.ModTime()) {
 				continue
 			}
-			if err := os.Remove(filepath.Join(s.Dir, addr.String())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := os.Remove(path); err != nil {
 				return err
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 )
 
 func store(t *testing.T, cidr string) Store {
@@ -66,7 +67,14 @@ func TestGC(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.Dir, "10.0.0.77"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.GC(map[string]bool{"pod-1": true, "pod-9": true}); err != nil {
+	live := map[string]bool{"pod-1": true, "pod-9": true}
+	if err := s.GC(live, time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if leases, err := s.Leases(); err != nil || len(leases) != 5 {
+		t.Errorf("young leases: got %v, %v, want all of them", leases, err)
+	}
+	if err := s.GC(live, time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	leases, err := s.Leases()
