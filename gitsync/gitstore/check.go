@@ -28,8 +28,10 @@ func DefaultLimits() Limits {
 	return Limits{BlobBytes: 8 << 20, Files: 20_000, Depth: 32, NameBytes: 255}
 }
 
-// maxTreeBytes bounds one directory listing.
-const maxTreeBytes = 16 << 20
+const (
+	maxTreeBytes  = 16 << 20 // of one directory listing
+	maxRemembered = 1 << 16  // trees that were found good
+)
 
 type checkedTree struct {
 	id     plumbing.Hash
@@ -44,7 +46,7 @@ type treeSize struct {
 
 // CheckTree refuses a commit whose tree holds anything but files and directories with harmless
 // names, sorted and once each, within limits. It errors with an [*ObjectError] naming the path.
-// What was found good once is not read again.
+// What was found good once is not read again. [ErrIncomplete] leaves the question open.
 func (s *Store) CheckTree(commit string, limits Limits) error {
 	c, err := s.Commit(commit)
 	if err != nil {
@@ -100,6 +102,9 @@ func (k treeChecker) dir(id plumbing.Hash, dir string, depth int) (treeSize, err
 	size.depth++
 	k.store.mu.Lock()
 	defer k.store.mu.Unlock()
+	if len(k.store.checked) >= maxRemembered {
+		clear(k.store.checked)
+	}
 	k.store.checked[key] = size
 	return size, nil
 }
@@ -151,19 +156,16 @@ func (k treeChecker) read(key checkedTree, dir string) (entries []TreeEntry, siz
 			continue
 		}
 		n, err := s.objects.EncodedObjectSize(id)
-		refused := &ObjectError{ID: e.ID, Path: path.Join(dir, e.Name)}
 		switch {
 		case errors.Is(err, plumbing.ErrObjectNotFound):
-			refused.Reason, refused.Missing = "is not in the store", true
 			s.damaged = true
+			return nil, size, false, fmt.Errorf("git store: blob %s, %s: %w", id, path.Join(dir, e.Name), ErrIncomplete)
 		case err != nil:
 			return nil, size, false, fmt.Errorf("git store: read %s: %w", id, err)
 		case n > k.limits.BlobBytes:
-			refused.Reason = fmt.Sprintf("is %d bytes large, more than the limit of %d", n, k.limits.BlobBytes)
-		default:
-			continue
+			return nil, size, false, &ObjectError{ID: e.ID, Path: path.Join(dir, e.Name),
+				Reason: fmt.Sprintf("is %d bytes large, more than the limit of %d", n, k.limits.BlobBytes)}
 		}
-		return nil, size, false, refused
 	}
 	return entries, size, false, nil
 }

@@ -16,12 +16,16 @@ var ErrMissingRef = errors.New("remote has no such ref")
 // ref and build again.
 var ErrLostRace = errors.New("ref was moved by someone else")
 
+// ErrIncomplete says that the store lacks a file or a directory of a commit that it has. It is no
+// finding about the commit: the next Fetch brings everything again.
+var ErrIncomplete = errors.New("is missing in the store")
+
 // ObjectError says that an object is not fit to be believed.
 type ObjectError struct {
 	ID     string // full hex object id
 	Path   string // from the tree's root; "" for a commit
 	Reason string
-	// Missing says that the object is not in the store, so that fetching again may mend it.
+	// Missing says that it is a commit that the store does not have.
 	Missing bool
 }
 

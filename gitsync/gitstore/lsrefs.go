@@ -12,12 +12,25 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
+	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 )
 
-const agent = "pleach"
+const (
+	agent       = "pleach"
+	refsTimeout = 30 * time.Second
+)
+
+// checkRef keeps a name from a configuration from becoming something else in the protocol.
+func checkRef(name string) error {
+	if err := plumbing.ReferenceName(name).Validate(); err != nil || !strings.HasPrefix(name, "refs/") {
+		return fmt.Errorf("ref %q: is not a full ref name such as refs/heads/main", name)
+	}
+	return nil
+}
 
 // dialects remembers which remotes speak protocol version 2, so that a poll is one request.
 type dialects struct {
@@ -46,9 +59,16 @@ func (d *dialects) set(url string, v2 bool) {
 // Over HTTP only the named refs travel (gitprotocol-v2, ls-refs): the answer's size does not grow
 // with the remote's branches. A server without version 2 sends all of them.
 func (s *Store) Refs(ctx context.Context, r Remote, names ...string) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, refsTimeout)
+	defer cancel()
 	l, err := r.parse()
 	if err != nil {
 		return nil, err
+	}
+	for _, name := range names {
+		if err := checkRef(name); err != nil {
+			return nil, err
+		}
 	}
 	var all map[string]string
 	if l.http() {

@@ -18,7 +18,7 @@ import (
 const (
 	pushTimeout   = 2 * time.Minute
 	settleTimeout = 15 * time.Second
-	// A server that is busy with somebody else's update of a ref says so before that is visible.
+	// A server refuses an update that loses the race before the winner's is to be seen.
 	settleTries = 10
 	settlePause = 100 * time.Millisecond
 )
@@ -47,8 +47,9 @@ func (s *Store) Push(ctx context.Context, r Remote, updates []Update, objects []
 	if err == nil || errors.Is(err, ErrLostRace) {
 		return err
 	}
-	if _, ok := errors.AsType[*ObjectError](err); ok {
-		return err // a bad id: nothing was sent
+	_, refused := errors.AsType[*RejectedError](err)
+	if !refused && !errors.Is(err, ErrUnreachable) && ctx.Err() == nil {
+		return err // nothing was sent
 	}
 	return s.settle(ctx, r, updates, err)
 }
@@ -78,6 +79,9 @@ func (s *Store) receivePack(ctx context.Context, r Remote, updates []Update, pac
 	var commands []*packp.Command
 	deletesOnly := true
 	for _, u := range updates {
+		if err := checkRef(u.Name); err != nil {
+			return err
+		}
 		c := &packp.Command{Name: plumbing.ReferenceName(u.Name)}
 		for _, side := range []struct {
 			id string

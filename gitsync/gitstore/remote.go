@@ -23,7 +23,8 @@ const (
 
 // Remote is a repository to fetch from or push to.
 type Remote struct {
-	// URL is http://, https:// or file://. Credentials in it are used and never printed.
+	// URL is http://, https:// or file://. Credentials in it are used and never printed. A file
+	// remote needs git itself on the machine.
 	URL string
 	// Username and Password are sent as basic authentication. For a token, forges take any
 	// Username ("git" when empty) with the token as Password.

@@ -140,12 +140,16 @@ func sweep(dir string) error {
 }
 
 // rawLocked reads one object and recomputes its id, so that neither a damaged disk nor a collision
-// gets any further. It returns an [*ObjectError] for an object that is wrong or missing.
+// gets any further. It returns an [*ObjectError] for an object that is wrong, and for a commit that
+// is missing.
 func (s *Store) rawLocked(id plumbing.Hash, want plumbing.ObjectType) ([]byte, error) {
 	o, err := s.objects.EncodedObject(plumbing.AnyObject, id)
 	if err != nil {
 		if errors.Is(err, plumbing.ErrObjectNotFound) {
-			s.damaged = s.damaged || want != plumbing.CommitObject
+			if want != plumbing.CommitObject {
+				s.damaged = true
+				return nil, fmt.Errorf("git store: %s %s: %w", want, id, ErrIncomplete)
+			}
 			return nil, &ObjectError{ID: id.String(), Reason: "is not in the store", Missing: true}
 		}
 		return nil, fmt.Errorf("git store: read %s: %w", id, err)
