@@ -1,5 +1,36 @@
 // Package gitsync follows the config repository: it fetches the branch, verifies every commit by the
 // rules of the last accepted one, renders and decodes the apps, and pushes the status branch.
+//
+// # What is accepted
+//
+// A [Syncer] holds a trusted commit: at first the introduction that the node was enrolled with, later
+// the newest commit that a known signer vouches for. The branch must contain it; a branch that was
+// rewound, replaced or deleted is reported, and what runs goes on running. From the trusted commit
+// the walk goes towards the head, at each merge along the first parent that contains the trusted
+// commit, so that the merge of an ordinary git pull is followed on the side that was there before.
+//
+// Each commit on the way is judged by the cluster's own files as they were last accepted, never by
+// those of its parent, which may have been refused. Its signature must be by a key that the accepted
+// trust/allowed_signers knows, over its raw bytes, and its tree must be harmless. Then each unit is
+// judged by itself: every app, and the cluster's own files together as [ClusterUnit]. A unit that is
+// refused stays at its accepted version and the others move on. A later commit is compared with that
+// version again, so that a bad commit is mended by reverting or correcting it.
+//
+// An app moves to a commit when, there,
+//
+//   - it renders, decodes and validates, and Kubernetes' rules for updates allow the change;
+//   - the [Judge] allows the signer every change of this commit against the parent followed;
+//   - the accepted policies deny nothing that differs from the accepted version;
+//   - no other app has one of its objects;
+//   - nothing of it is as a refused commit of a stranger left it (launder.go has the exact rule):
+//     such a change is reverted, made again by somebody known, or adopted by name with the trailer
+//     Pleach-Adopt.
+//
+// Dates are shown and never compared. What is accepted is a function of the history since the
+// introduction, with one exception that protects: at a merge whose sides both contain the
+// introduction, a node stays on the side that it trusted already, where a node that starts later takes
+// the first. The two differ only when a commit is refused on one side and not on the other; whenever
+// both accept the same content they hold the same uids, generations and revisions.
 package gitsync
 
 import (
@@ -61,6 +92,7 @@ type Remote struct {
 	LastTry time.Time
 	LastOK  time.Time
 	Err     string // of the last try; "" when it went well
-	// Alarm is a standing finding about the branch itself: rewound, forked, vanished. "" when none.
+	// Alarm is a standing finding about the branch itself: rewound, forked, vanished, emptied. "" when
+	// there is none. It stays while the remote is out of reach.
 	Alarm string
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 
 	"github.com/pleachdev/pleach/gitsync/manifest"
@@ -32,12 +33,34 @@ func (c *candidate) refuse(reason string, problems []manifest.Problem) {
 // accepted one, when that would come out again.
 func (s *step) render(u *appUnit, app v1alpha1.App) *rendering {
 	version := s.next.cluster.spec.Spec.Version
+	if r := u.position(); s.prev != nil && r != nil && !r.unreadable && r.app == app && r.version == version && !s.reads(r) {
+		return r
+	}
 	for _, r := range []*rendering{u.at, u.accepted} {
 		if r != nil && !r.unreadable && r.app == app && r.version == version && r.trace.Unchanged(s.tree) {
 			return r
 		}
 	}
 	return s.load(&s.next.cluster.spec, app)
+}
+
+// reads reports whether a rendering looked at a path that the commit changed, or at a folder above
+// one. It spares most apps the look-ups in the tree.
+func (s *step) reads(r *rendering) bool {
+	if s.near == nil {
+		s.near = map[string]bool{}
+		for p := range s.changed {
+			for ; !s.near[p]; p = path.Dir(p) {
+				s.near[p] = true
+			}
+		}
+	}
+	for p := range r.trace.Paths() {
+		if s.near[p] {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *step) load(cluster *v1alpha1.Cluster, app v1alpha1.App) *rendering {
@@ -192,7 +215,8 @@ func (s *step) validate(app string, c *candidate, there map[string]bool) {
 // settle refuses the apps that bring an object which another app has: the app that had it before
 // keeps it, and between two new ones the first by name.
 func (s *step) settle(names []string, candidates map[string]*candidate) {
-	for again := true; again; {
+	moves := func(name string) bool { c := candidates[name]; return c.reason == "" && c.r != c.unit.accepted }
+	for again := slices.ContainsFunc(names, moves); again; {
 		again = false
 		holders := map[string][]string{} // by key, the apps that would have the object
 		for _, name := range names {
@@ -202,7 +226,7 @@ func (s *step) settle(names []string, candidates map[string]*candidate) {
 		}
 		for _, name := range names {
 			c := candidates[name]
-			if c.reason != "" || c.r == c.unit.accepted {
+			if !moves(name) {
 				continue
 			}
 			if problems := s.conflicts(c, name, holders); len(problems) > 0 {

@@ -58,7 +58,7 @@ func TestMain(m *testing.M) {
 // files are the first parent's. See change for the changes. A push moves the branch, and then the syncer looks.
 // A restart makes a new syncer, which must believe what the old one did.
 type story struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string // the repository, and the remote
 	syncer *Syncer
 	state  string // the syncer's folder
@@ -67,18 +67,19 @@ type story struct {
 	ids    map[string]string            // label to commit
 	labels map[string]string            // commit to label
 	files  map[string]map[string]string // by label
+	blobs  map[string]string            // content to object
 	last   string
 	err    error // of the last Sync
 }
 
-func newStory(t *testing.T) *story {
+func newStory(t testing.TB) *story {
 	t.Helper()
 	if _, err := keys(); err != nil {
 		t.Fatal(err)
 	}
 	s := &story{
 		t: t, dir: t.TempDir(), state: t.TempDir(), ids: map[string]string{}, labels: map[string]string{},
-		files: map[string]map[string]string{},
+		files: map[string]map[string]string{}, blobs: map[string]string{},
 	}
 	s.git("init", "-q", "-b", "none")
 	t.Cleanup(func() {
@@ -246,7 +247,11 @@ func (s *story) tree(files map[string]string) string {
 		if target, ok := strings.CutPrefix(content, "link:"); ok {
 			mode, content = "120000", target
 		}
-		blob := s.gitIn([]byte(content), "hash-object", "-w", "--stdin")
+		blob, ok := s.blobs[content]
+		if !ok {
+			blob = s.gitIn([]byte(content), "hash-object", "-w", "--stdin")
+			s.blobs[content] = blob
+		}
 		fmt.Fprintf(&index, "%s %s\t%s\n", mode, blob, p)
 	}
 	s.gitIn(index.Bytes(), "update-index", "--add", "--index-info")
@@ -446,7 +451,7 @@ func (s *story) fresh(ctx context.Context) (*Accepted, error) {
 	return a, err
 }
 
-func jsonOf(t *testing.T, v any) string {
+func jsonOf(t testing.TB, v any) string {
 	t.Helper()
 	data, err := json.MarshalIndent(v, "", " ")
 	if err != nil {

@@ -143,6 +143,7 @@ type step struct {
 	prev, next *position
 	// changed maps the paths that differ from the last readable tree to their content there.
 	changed map[string]string
+	near    map[string]bool // the changed paths and the folders above them; see step.reads
 }
 
 // first makes the position of the introduction. It is trusted because whoever enrolled the node
