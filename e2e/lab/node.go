@@ -44,6 +44,7 @@ type Node struct {
 	line    *os.File // closing it would end the node
 	cgroups []string
 	ended   chan struct{}
+	running []*Process // what Run started; some may have ended
 	agent   *Process
 }
 
@@ -149,9 +150,7 @@ func (n *Node) start(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = answer.SetReadDeadline(deadline)
-	}
+	defer context.AfterFunc(ctx, func() { _ = answer.SetReadDeadline(time.Now()) })()
 	said, err := io.ReadAll(answer)
 	if err != nil {
 		return err
@@ -191,13 +190,14 @@ func (n *Node) offLocked() error {
 	if n.line != nil {
 		errs = append(errs, n.line.Close())
 	}
+	// The door-keepers stand outside: they end with their commands, but a moment later.
+	for _, p := range n.running {
+		errs = append(errs, p.Kill())
+	}
 	for _, dir := range n.cgroups {
 		errs = append(errs, removeCgroup(dir))
 	}
-	if n.agent != nil {
-		errs = append(errs, n.agent.Kill())
-	}
-	n.first, n.ns, n.line, n.cgroups, n.agent = nil, nil, nil, nil, nil
+	n.first, n.ns, n.line, n.cgroups, n.running, n.agent = nil, nil, nil, nil, nil, nil
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("switch node %s off: %w", n.Name, err)
 	}
@@ -292,11 +292,14 @@ func (n *Node) Run(name string, args ...string) (*Process, error) {
 	}
 	defer tell.Close()
 	cmd.ExtraFiles = []*os.File{told}
-	p, err := n.lab.Start(n.Name+"-"+name, cmd)
+	p, err := n.lab.start(n.Name+"-"+name, cmd)
 	_ = told.Close()
 	if err != nil {
 		return nil, err
 	}
+	n.mu.Lock()
+	n.running = append(n.running, p)
+	n.mu.Unlock()
 	if _, err := fmt.Fscan(tell, &p.inside); err != nil {
 		return nil, fmt.Errorf("start %s: see %s: %w", p.Name, p.Log, err)
 	}

@@ -29,6 +29,16 @@ type Process struct {
 // Start starts cmd, whose Stdout and Stderr must not be set, and writes its output to <name>.log in
 // the lab's directory. A second process of one name writes behind the first.
 func (l *Lab) Start(name string, cmd *exec.Cmd) (*Process, error) {
+	p, err := l.start(name, cmd)
+	if err != nil {
+		return nil, err
+	}
+	l.Defer("end "+name, p.Kill)
+	return p, nil
+}
+
+// start is Start for a process that somebody else will end.
+func (l *Lab) start(name string, cmd *exec.Cmd) (*Process, error) {
 	p := &Process{Name: name, Log: filepath.Join(l.Dir, name+".log"), cmd: cmd, done: make(chan struct{})}
 	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -47,7 +57,6 @@ func (l *Lab) Start(name string, cmd *exec.Cmd) (*Process, error) {
 		p.err = cmd.Wait()
 		close(p.done)
 	}()
-	l.Defer("end "+name, p.Kill)
 	return p, nil
 }
 

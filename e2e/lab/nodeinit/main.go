@@ -54,8 +54,8 @@ func main() {
 
 // up makes the node and becomes its first process for good.
 func up() error {
-	answer := os.NewFile(4, "answer")
-	err := build()
+	lab, answer := os.NewFile(3, "lab"), os.NewFile(4, "answer")
+	err := build(lab)
 	if err == nil {
 		_, err = io.WriteString(answer, power.Ready)
 	} else {
@@ -66,12 +66,14 @@ func up() error {
 		return err
 	}
 	// The namespaces of a process are those of its first thread. exec makes this thread the first.
-	return syscall.Exec("/proc/self/exe", []string{"nodeinit", "reap"}, os.Environ())
+	err = syscall.Exec("/proc/self/exe", []string{"nodeinit", "reap"}, os.Environ())
+	runtime.KeepAlive(lab) // collected earlier it would be closed, and the node would switch itself off
+	return err
 }
 
-func build() error {
+func build(lab io.Reader) error {
 	var config power.Config
-	if err := json.NewDecoder(os.NewFile(3, "lab")).Decode(&config); err != nil {
+	if err := json.NewDecoder(lab).Decode(&config); err != nil {
 		return fmt.Errorf("read the configuration: %w", err)
 	}
 	for _, dir := range config.Join {
