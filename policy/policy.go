@@ -110,14 +110,18 @@ func (s *Set) eval(in Input, steps *budget) Verdict {
 		v.Undecided = fmt.Sprintf("input: %v", err)
 		return v
 	}
-	if v.Denied, err = ask(s.deny, value, steps); err == nil {
-		v.Warnings, err = ask(s.warn, value, steps)
+	undecided := func(err error) string {
+		if steps.left < 0 {
+			return fmt.Sprintf("the rules need more than %d steps", MaxSteps)
+		}
+		return err.Error()
 	}
-	switch {
-	case steps.left < 0:
-		return Verdict{Undecided: fmt.Sprintf("the rules need more than %d steps", MaxSteps)}
-	case err != nil:
-		return Verdict{Undecided: err.Error()}
+	if v.Denied, err = ask(s.deny, value, steps); err != nil {
+		return Verdict{Undecided: undecided(err)}
+	}
+	// A denial stands even if the rules of warn come to no end.
+	if v.Warnings, err = ask(s.warn, value, steps); err != nil && len(v.Denied) == 0 {
+		return Verdict{Undecided: undecided(err)}
 	}
 	return v
 }

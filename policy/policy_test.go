@@ -192,6 +192,10 @@ func TestUndecided(t *testing.T) {
 	if v.Allowed() || len(v.Denied) > 0 || !strings.Contains(v.Undecided, "steps") {
 		t.Errorf("got %+v", v)
 	}
+	s = prepare(t, map[string]string{"p.rego": strings.Replace(endless, "deny", "warn", 1) + "\ndeny contains \"no\"\n"})
+	if v := s.Eval(Input{}); v.Undecided != "" || len(v.Denied) != 1 {
+		t.Errorf("a denial does not stand: %+v", v)
+	}
 	s = prepare(t, map[string]string{"p.rego": "package pleach.admission\n\nf(_) := 1\n\nf(_) := 2\n\ndeny contains \"x\" if f(1) == 1\n"})
 	if v := s.Eval(Input{}); v.Undecided == "" {
 		t.Errorf("a conflict decided: %+v", v)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
 	corevalidation "k8s.io/kubernetes/pkg/apis/core/validation"
 	sjson "sigs.k8s.io/json"
@@ -234,16 +235,21 @@ func (l *clusterLoader) node(n nodeFile) {
 		l.fail(n.file, n.doc, "metadata.name", "want the file's name, %q, got %q", want, n.node.Name)
 	}
 	clearServerFields(n.node)
-	scheme.Default(n.node)
-	in, err := internal(n.node.DeepCopy())
-	if err != nil {
-		l.fail(n.file, n.doc, "", "%v", err)
-		return
-	}
-	internalNode, _ := in.(*core.Node) // what a v1 Node converts to
-	for _, e := range corevalidation.ValidateNode(internalNode) {
+	for _, e := range validateNode(n.node) {
 		l.fail(n.file, n.doc, e.Field, "%s", e.ErrorBody())
 	}
+}
+
+// validateNode defaults a node and is what an API server would say of it.
+func validateNode(node *corev1.Node) (errs field.ErrorList) {
+	defer recovered(&errs)
+	scheme.Default(node)
+	in, err := internal(node.DeepCopy())
+	if err != nil {
+		return field.ErrorList{field.InternalError(nil, err)}
+	}
+	internalNode, _ := in.(*core.Node) // what a v1 Node converts to
+	return corevalidation.ValidateNode(internalNode)
 }
 
 func (l *clusterLoader) nodeKeys(n nodeFile, seen map[string]string) {

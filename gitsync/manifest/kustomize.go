@@ -110,6 +110,7 @@ func (t *kustomizeTree) build(dir string) (objects []*resource.Resource, err err
 		}
 	}()
 	opts := krusty.MakeDefaultOptions()
+	opts.Reorder = krusty.ReorderOptionUnspecified
 	opts.PluginConfig = types.DisabledPluginConfig()
 	opts.LoadRestrictions = types.LoadRestrictionsNone // the tree itself ends at the repository's root
 	m, err := krusty.MakeKustomizer(opts).Run(t, "/"+dir)
@@ -190,6 +191,9 @@ func (c *kustomizationCheck) check(data []byte) *types.Kustomization {
 		return k
 	}
 	c.refusePlugins(k)
+	if i := slices.Index(k.BuildMetadata, types.ManagedByLabelOption); i >= 0 {
+		c.fail(fmt.Sprintf("buildMetadata[%d]", i), "the label would name the version of kustomize in the agent, and every node must render the same: leave it out")
+	}
 	for field, refs := range map[string][]string{"resources": k.Resources, "bases": k.Bases, "components": k.Components} {
 		for i, ref := range refs {
 			c.local(fmt.Sprintf("%s[%d]", field, i), ref)
