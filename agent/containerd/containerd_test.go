@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pleachdev/pleach/agent/embedded"
 	"github.com/pleachdev/pleach/e2e/needs"
 )
@@ -102,6 +104,17 @@ func TestDaemonSurvivesTheAgent(t *testing.T) {
 	if third := daemon(t, other); third == first {
 		t.Errorf("the daemon %d runs on with another configuration", third)
 	}
+}
+
+func TestHungDaemonIsReplaced(t *testing.T) {
+	s := newSupervisor(t)
+	s.checks = checks{period: 100 * time.Millisecond, timeout: time.Second, failed: 3, grace: 100 * time.Millisecond}
+	run(t, s)
+	hung := daemon(t, s)
+	if err := unix.Kill(hung, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	awaitDaemon(t, s, hung)
 }
 
 func daemon(t *testing.T, s *Supervisor) int {

@@ -58,8 +58,8 @@ func awaitRuntime(ctx context.Context, socket string) error {
 	}
 }
 
-// watch declares the runtime ready as long as it answers. It returns ctx's error, or the last of
-// checkFailed failures in a row.
+// watch declares the runtime ready as long as it answers. It returns ctx's error, or the last failure
+// of too many in a row.
 func (s *Supervisor) watch(ctx context.Context) error {
 	conn, err := dial(s.Socket())
 	if err != nil {
@@ -67,10 +67,11 @@ func (s *Supervisor) watch(ctx context.Context) error {
 	}
 	defer conn.Close()
 	cri := runtimeapi.NewRuntimeServiceClient(conn)
-	tick := time.NewTicker(checkPeriod)
+	timing := s.timing()
+	tick := time.NewTicker(timing.period)
 	defer tick.Stop()
 	for failed := 0; ; {
-		checking, cancel := context.WithTimeout(ctx, checkTimeout)
+		checking, cancel := context.WithTimeout(ctx, timing.timeout)
 		err := check(checking, cri)
 		cancel()
 		switch {
@@ -82,7 +83,7 @@ func (s *Supervisor) watch(ctx context.Context) error {
 		default:
 			failed++
 			s.set(false, err)
-			if failed == checkFailed {
+			if failed == timing.failed {
 				return errors.Join(fmt.Errorf("containerd failed %d checks in a row", failed), err)
 			}
 		}

@@ -26,23 +26,33 @@ type Supervisor struct {
 	// supervisor then only watches it, and all of its configuration is theirs.
 	External string
 
+	// checks are the timing of health checks, zero for the default.
+	checks checks
+
 	mu    sync.Mutex
 	ready bool
 	since error         // why it is not ready, nil when not known
 	wake  chan struct{} // closed when ready or since changed; nil before anybody waits
 }
 
-// Timing of the supervisor. A healthy daemon answers in a millisecond; a starved machine must not
-// be made worse by a restart, which is why a hang takes a minute to be believed.
+// checks is the timing of health checks.
+type checks struct {
+	period  time.Duration // from one check to the next
+	timeout time.Duration // of one check
+	failed  int           // failures in a row that make a hang
+	grace   time.Duration // from asking the daemon to end to making it
+}
+
+// A healthy daemon answers in a millisecond. A starved machine must not be made worse by a restart,
+// which is why a hang takes a minute to be believed.
+var defaultChecks = checks{period: 10 * time.Second, timeout: 10 * time.Second, failed: 4, grace: stopGrace}
+
 const (
-	bootTimeout  = time.Minute
-	checkPeriod  = 10 * time.Second
-	checkTimeout = 10 * time.Second
-	checkFailed  = 4 // checks in a row that make a hang
-	stopGrace    = 10 * time.Second
-	minBackoff   = 100 * time.Millisecond
-	maxBackoff   = 15 * time.Second
-	steady       = time.Minute // a daemon that lived so long starts the back-off anew
+	bootTimeout = time.Minute
+	stopGrace   = 10 * time.Second
+	minBackoff  = 100 * time.Millisecond
+	maxBackoff  = 15 * time.Second
+	steady      = time.Minute // a daemon that lived so long starts the back-off anew
 )
 
 // Endpoint is the CRI endpoint, "unix:///…".
@@ -123,6 +133,13 @@ func (s *Supervisor) set(ready bool, since error) {
 	}
 }
 
+func (s *Supervisor) timing() checks {
+	if s.checks == (checks{}) {
+		return defaultChecks
+	}
+	return s.checks
+}
+
 func (s *Supervisor) log() *slog.Logger {
 	if s.Log == nil {
 		return slog.New(slog.DiscardHandler)
@@ -185,7 +202,7 @@ func (s *Supervisor) endHung(ctx context.Context, proc *process) error {
 		return nil
 	}
 	s.log().Warn("ending containerd, which does not answer", "pid", proc.pid)
-	return proc.stop(context.WithoutCancel(ctx), stopGrace)
+	return proc.stop(context.WithoutCancel(ctx), s.timing().grace)
 }
 
 // adopt returns the running daemon if it is what this binary would start. Another one is ended.
