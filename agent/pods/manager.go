@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/pleachdev/pleach/agent/cgroups"
 	"github.com/pleachdev/pleach/agent/images"
@@ -146,6 +147,8 @@ func (m *Manager) load() error {
 // Run adopts what runs and works until ctx ends. Containers go on running then, so that an agent
 // can be replaced under them; the next Run takes them over.
 func (m *Manager) Run(ctx context.Context) error {
+	// The CRI client logs every error that it returns; here they are handled, and reported once.
+	ctx = klog.NewContext(ctx, klog.Logger{})
 	if err := m.load(); err != nil {
 		m.Log.Error("some pod records cannot be read; their pods are left as they are", "err", err)
 	}

@@ -54,7 +54,9 @@ type store struct {
 	step func(name string)
 }
 
-func (s store) path(uid types.UID, file string) string { return filepath.Join(s.dir, string(uid), file) }
+func (s store) path(uid types.UID, file string) string {
+	return filepath.Join(s.dir, string(uid), file)
+}
 
 // load reads all records. A directory without a record is the rest of a start that was never
 // promised or of a stop that was completed; its uid is in leftovers.

@@ -240,7 +240,7 @@ func (c *Client) CreateContainer(ctx context.Context, sandboxID string, config *
 			},
 		}
 		if r.Program != nil {
-			one.program = r.Program(s.config.GetMetadata().GetName(), m.GetName(), m.GetAttempt())
+			one.program = r.Program(s.config.GetMetadata().GetName(), config)
 		}
 		r.containers[id] = one
 		r.note("create %s/%d", m.GetName(), m.GetAttempt())

@@ -35,8 +35,9 @@ type Program struct {
 
 // Runtime is the state of the runtime. Its fields are set before it is used.
 type Runtime struct {
-	// Program says what an instance of a container does; nil makes every one run for ever.
-	Program func(pod, container string, attempt uint32) Program
+	// Program says what an instance of a container does; nil makes every one run for ever. pod is its
+	// pod's name.
+	Program func(pod string, config *runtimeapi.ContainerConfig) Program
 	// Pull answers pulls of images that are not there; nil makes every one succeed at once.
 	Pull func(ctx context.Context, image string, auth *runtimeapi.AuthConfig) error
 	// SandboxErr fails the making of sandboxes when it returns an error.
@@ -241,7 +242,9 @@ func cloneContainer(s *runtimeapi.ContainerStatus) *runtimeapi.ContainerStatus {
 	}
 }
 
-func notFound(kind, id string) error { return status.Errorf(codes.NotFound, "%s %q: not found", kind, id) }
+func notFound(kind, id string) error {
+	return status.Errorf(codes.NotFound, "%s %q: not found", kind, id)
+}
 
 // stop stops a container as the runtime does: the stop signal, the time-out, SIGKILL.
 func (r *Runtime) stop(ctx context.Context, id string, timeout time.Duration) error {
