@@ -253,25 +253,25 @@ func validateNode(node *corev1.Node) (errs field.ErrorList) {
 }
 
 func (l *clusterLoader) nodeKeys(n nodeFile, seen map[string]string) {
-	field := "metadata.annotations[" + v1alpha1.NodeKeyAnnotation + "]"
+	at := "metadata.annotations[" + v1alpha1.NodeKeyAnnotation + "]"
 	text := n.node.Annotations[v1alpha1.NodeKeyAnnotation]
 	if text == "" {
-		l.fail(n.file, n.doc, field, "required: the node's public key, ssh-ed25519 …")
+		l.fail(n.file, n.doc, at, "required: the node's public key, ssh-ed25519 …")
 		return
 	}
 	keys := strings.Split(text, ",")
 	if len(keys) > 2 {
-		l.fail(n.file, n.doc, field, "want one key, or two during a rotation, got %d", len(keys))
+		l.fail(n.file, n.doc, at, "want one key, or two during a rotation, got %d", len(keys))
 	}
 	for _, k := range keys {
 		pub, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(strings.TrimSpace(k)))
 		if err != nil || len(rest) > 0 || pub.Type() != ssh.KeyAlgoED25519 {
-			l.fail(n.file, n.doc, field, "want ssh-ed25519 and a key, got %q", strings.TrimSpace(k))
+			l.fail(n.file, n.doc, at, "want ssh-ed25519 and a key, got %q", strings.TrimSpace(k))
 			continue
 		}
 		id := string(pub.Marshal())
 		if other, dup := seen[id]; dup {
-			l.fail(n.file, n.doc, field, "is already the key of node %q: every node has its own", other)
+			l.fail(n.file, n.doc, at, "is already the key of node %q: every node has its own", other)
 		}
 		seen[id] = n.node.Name
 	}
@@ -283,18 +283,18 @@ func (l *clusterLoader) nodeRanges(n nodeFile, seen map[netip.Prefix]string) {
 		l.fail(n.file, n.doc, "spec.podCIDRs", "required: the node's part of the cluster's podCIDR")
 	}
 	for i, text := range n.node.Spec.PodCIDRs {
-		field := fmt.Sprintf("spec.podCIDRs[%d]", i)
+		at := fmt.Sprintf("spec.podCIDRs[%d]", i)
 		p, err := netip.ParsePrefix(text)
 		if err != nil || p != p.Masked() {
-			l.fail(n.file, n.doc, field, "want a network such as 10.64.1.0/24, got %q", text)
+			l.fail(n.file, n.doc, at, "want a network such as 10.64.1.0/24, got %q", text)
 			continue
 		}
 		if clusterErr == nil && (p.Bits() < pods.Bits() || !pods.Contains(p.Addr())) {
-			l.fail(n.file, n.doc, field, "%s is not inside the cluster's podCIDR %s", p, pods)
+			l.fail(n.file, n.doc, at, "%s is not inside the cluster's podCIDR %s", p, pods)
 		}
 		for q, other := range seen {
 			if q.Overlaps(p) {
-				l.fail(n.file, n.doc, field, "%s overlaps %s of node %q", p, q, other)
+				l.fail(n.file, n.doc, at, "%s overlaps %s of node %q", p, q, other)
 			}
 		}
 		seen[p] = n.node.Name
