@@ -181,6 +181,19 @@ func TestSignedCommits(t *testing.T) {
 	}
 
 	repo.Reset(own)
+	trap := repo.Tree("100644 blob " + repo.Blob("x") + "\t..")
+	strange := repo.CommitTree("strange", repo.Tree("040000 tree "+trap+"\tapps", "120000 blob "+repo.Blob("/etc/passwd")+"\tlink"))
+	if err := verify(strange); err != nil {
+		t.Errorf("a tree made by hand: %v", err)
+	}
+	if names := repo.Git("ls-tree", "-r", "--name-only", strange); names != "apps/..\nlink" {
+		t.Errorf("a tree made by hand holds %q", names)
+	}
+	if names := repo.Git("ls-tree", "-r", "--name-only", repo.CommitTree("empty", repo.Tree())); names != "" {
+		t.Errorf("an empty tree holds %q", names)
+	}
+
+	repo.Reset(own)
 	repo.Write("x", "1")
 	bad := repo.Commit("bad")
 	if err := verify(repo.Revert(bad)); err != nil {

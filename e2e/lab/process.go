@@ -134,16 +134,17 @@ func spawn(cmd *exec.Cmd) error {
 	return <-result
 }
 
-// printLogs prints the last lines of each log below the lab's directory.
+// printLogs prints the last lines of each log of the lab, and of those that agents keep on nodes.
 func (l *Lab) printLogs(t T) {
 	t.Helper()
 	logs, _ := filepath.Glob(filepath.Join(l.Dir, "*.log"))
-	for _, path := range logs {
+	inside, _ := filepath.Glob(filepath.Join(l.Dir, "nodes", "*", "pleach", "logs", "*.log"))
+	for _, path := range append(logs, inside...) {
 		text, err := os.ReadFile(path)
 		if err != nil || len(text) == 0 {
 			continue
 		}
-		t.Logf("the end of %s:\n%s", filepath.Base(path), lastLines(string(text), 60))
+		t.Logf("the end of %s:\n%s", strings.TrimPrefix(path, l.Dir+"/"), lastLines(string(text), 60))
 	}
 }
 

@@ -253,6 +253,40 @@ func (r *Repo) Forge(raw []byte) string {
 	return id
 }
 
+// Blob stores content as an object and returns its id.
+func (r *Repo) Blob(content string) string {
+	r.t.Helper()
+	id, err := r.input([]byte(content), "hash-object", "-w", "--stdin")
+	if err != nil {
+		r.t.Fatalf("%v", err)
+	}
+	return id
+}
+
+// Tree stores a tree of these entries, as git ls-tree prints them, "100644 blob <id>\t<name>", and
+// returns its id. Names and modes that no work tree can have, such as "..", are taken.
+func (r *Repo) Tree(entries ...string) string {
+	r.t.Helper()
+	lines := strings.Join(entries, "\n")
+	if lines != "" {
+		lines += "\n"
+	}
+	id, err := r.input([]byte(lines), "mktree", "--missing")
+	if err != nil {
+		r.t.Fatalf("%v", err)
+	}
+	return id
+}
+
+// CommitTree commits a stored tree on top of the last commit, signed, and moves the branch there.
+// The work tree stays as it is.
+func (r *Repo) CommitTree(message, tree string) string {
+	r.t.Helper()
+	id := r.Git("commit-tree", "-S"+r.Key.File, "-p", "HEAD", "-m", message, tree)
+	r.Git("update-ref", "HEAD", id)
+	return id
+}
+
 // Unsigned gives the commit's bytes without any gpgsig header: the text that its signature signs.
 func Unsigned(raw []byte) []byte {
 	var out bytes.Buffer
