@@ -119,6 +119,9 @@ func (p *pass) evictedBy(w *workload) (corev1.Taint, bool) {
 
 // place plans all slots, and claims those that are this node's to start.
 func (p *pass) place() {
+	if len(p.wants) == 0 {
+		return
+	}
 	plan := placement.Plan(p.planInput())
 	free := p.room()
 	for _, x := range p.wants {
@@ -147,8 +150,8 @@ func (p *pass) planInput() placement.Input {
 		e := placement.Slot{Key: x.key(), Requests: z.requests, Constraints: z.constraints, Priority: priority(&x.template.Spec.Spec), Node: p.fixed(x.w, x.s, x.template), Wave: waves[x.cause.name]}
 		if x.beside != nil {
 			e.Incumbent = x.beside.Node
-		} else if r, node := p.release(x.s); r != nil {
-			e.Incumbent = node
+		} else if r, ok := p.releases[x.s.key]; ok {
+			e.Incumbent = r.node // an update stays where it is
 		}
 		in.Slots = append(in.Slots, e)
 	}
@@ -235,7 +238,7 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 		say(RulePlacement, a.Reason)
 		return
 	}
-	since := p.open(x.s, x.template.Revision)
+	since := p.open(x)
 	rank, why := p.rank(x, a, since)
 	if why != "" {
 		say(RuleClaim, why)

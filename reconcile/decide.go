@@ -34,8 +34,11 @@ func (p *pass) decide(w *workload) {
 	for _, m := range w.surplus {
 		p.stop(m, w.object.Commit.ID, p.surplusReason(w, m))
 	}
+	taint, driven := p.evictedBy(w)
 	for _, s := range w.slots {
-		p.evict(w, s)
+		if driven {
+			p.evict(s, taint)
+		}
 		if len(s.now) > 0 {
 			p.replaced(w, s)
 		}
@@ -59,16 +62,11 @@ func (p *pass) surplusReason(w *workload, m Instance) string {
 }
 
 // evict stops pods that a NoExecute taint drives from this node.
-func (p *pass) evict(w *workload, s *slot) {
-	taint, ok := p.evictedBy(w)
-	if !ok {
-		return
-	}
+func (p *pass) evict(s *slot, taint corev1.Taint) {
 	for _, list := range [][]Instance{s.now, s.old} {
 		for _, m := range list {
-			if m.Node == p.in.Self {
-				p.stop(m, ByEviction, fmt.Sprintf("node %s has taint {%s: %s} with effect NoExecute since commit %s", m.Node, taint.Key, taint.Value, p.in.Accepted[clusterUnit].ID))
-			}
+			p.stop(m, ByEviction, fmt.Sprintf("node %s has taint {%s: %s} with effect NoExecute since commit %s",
+				p.in.Self, taint.Key, taint.Value, p.in.Accepted[clusterUnit].ID))
 		}
 	}
 }
@@ -244,7 +242,7 @@ func (p *pass) revisionFor(w *workload, s *slot) (*Template, string) {
 			return nil, "the Deployment is paused"
 		}
 		return previous, ""
-	case w.strategy.recreate, w.strategy.onDelete, previous == nil, p.released(s):
+	case w.strategy.recreate, w.strategy.onDelete, previous == nil, p.givenUp(s):
 		return newest, ""
 	case inOrder(w.roll, s.index, wait) != "":
 		return previous, ""
@@ -268,29 +266,14 @@ func (p *pass) running(w *workload) *Template {
 	return nil
 }
 
-// released reports whether the slot's last pod was stopped for a commit, and not lost.
-func (p *pass) released(s *slot) bool {
+// givenUp reports whether the slot's last pod was stopped for a commit, and not lost.
+func (p *pass) givenUp(s *slot) bool {
 	memory := p.state.Slots[s.key]
 	if memory.Released > 0 && memory.Released >= memory.Epoch {
 		return true
 	}
-	r, _ := p.release(s)
-	return r != nil && r.Epoch >= memory.Epoch && r.By != ByEviction && r.By != ByEnded && r.By != ByDuplicate
-}
-
-// release finds the slot's newest release, and the node that gave it.
-func (p *pass) release(s *slot) (*Release, string) {
-	var found *Release
-	var node string
-	for _, name := range p.names() {
-		for i := range p.docs[name].Releases {
-			r := &p.docs[name].Releases[i]
-			if r.Slot == s.id && (found == nil || r.Epoch > found.Epoch || r.Epoch == found.Epoch && r.At.After(found.At)) {
-				found, node = r, name
-			}
-		}
-	}
-	return found, node
+	r, ok := p.releases[s.key]
+	return ok && r.Epoch >= memory.Epoch && r.By != ByEviction && r.By != ByEnded && r.By != ByDuplicate
 }
 
 // ended clears away this node's pods that ended, once the slot has another.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -125,6 +126,9 @@ func (p *pass) pod(w *workload, t *Template, i Instance) *corev1.Pod {
 	pod.Annotations = with(pod.Annotations, AnnotationSlot, string(id), AnnotationRevision, i.Revision, AnnotationCommit, i.Commit.ID)
 	if w.kind != kindPod {
 		pod.Labels = with(pod.Labels, LabelTemplateHash, i.Revision)
+		if w.kind == kindDaemonSet {
+			pod.Labels[appsv1.ControllerRevisionHashLabelKey] = i.Revision
+		}
 		pod.OwnerReferences = []metav1.OwnerReference{{
 			APIVersion: "apps/v1", Kind: w.kind, Name: w.name, UID: w.uid, Controller: new(true), BlockOwnerDeletion: new(true),
 		}}

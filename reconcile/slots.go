@@ -67,6 +67,15 @@ func (p *pass) collect() {
 			slots[s.key] = s
 		}
 	}
+	// An epoch is never given twice, so that those of gone nodes count as well.
+	for _, d := range p.in.Documents {
+		for _, m := range d.Instances {
+			p.reached(m.Slot, m.Epoch)
+		}
+		for _, r := range d.Releases {
+			p.reached(r.Slot, r.Epoch)
+		}
+	}
 	for _, name := range p.names() {
 		for _, m := range p.docs[name].Instances {
 			if m.Node != name {
@@ -91,15 +100,32 @@ func (p *pass) collect() {
 			}
 		}
 		for _, r := range p.docs[name].Releases {
-			m := p.state.Slots[r.Slot.key()]
-			m.Epoch = max(m.Epoch, r.Epoch)
-			p.state.Slots[r.Slot.key()] = m
+			key := r.Slot.key()
+			last, ok := p.releases[key]
+			if !ok || r.Epoch > last.Epoch || r.Epoch == last.Epoch && r.At.After(last.At) {
+				p.releases[key] = released{r, name}
+			}
 		}
 	}
 	for _, w := range p.workloads {
 		for _, s := range w.slots {
 			p.settle(w, s)
 		}
+	}
+}
+
+// released is a release and the node that gave the slot up.
+type released struct {
+	Release
+	node string
+}
+
+// reached remembers the highest epoch of a slot.
+func (p *pass) reached(id Slot, epoch int64) {
+	key := id.key()
+	if s := p.state.Slots[key]; epoch > s.Epoch {
+		s.Epoch = epoch
+		p.state.Slots[key] = s
 	}
 }
 
@@ -151,18 +177,18 @@ func (p *pass) settle(w *workload, s *slot) {
 	if len(s.now) > 0 && s.now[0].available(w, now) && now.Sub(s.now[0].ReadySince) > backOffReset {
 		m.Failures = 0
 	}
-	if len(s.now)+len(s.old) > 0 {
-		m.Open, m.OpenRevision = time.Time{}, ""
+	if len(s.now) > 0 || len(s.old) > 0 && !m.OpenBeside {
+		m.Open, m.OpenRevision, m.OpenBeside = time.Time{}, "", false
 	}
 	p.state.Slots[s.key] = m
 }
 
-// open says since when the slot is seen open at the revision; planning again does not restart it.
-func (p *pass) open(s *slot, revision string) time.Time {
-	m := p.state.Slots[s.key]
-	if m.OpenRevision != revision {
-		m.Open, m.OpenRevision = p.in.Now, revision
-		p.state.Slots[s.key] = m
+// open says since when a slot is seen to lack the pod; planning again does not restart it.
+func (p *pass) open(x *want) time.Time {
+	m := p.state.Slots[x.s.key]
+	if m.OpenRevision != x.template.Revision || m.OpenBeside != (x.beside != nil) {
+		m.Open, m.OpenRevision, m.OpenBeside = p.in.Now, x.template.Revision, x.beside != nil
+		p.state.Slots[x.s.key] = m
 	}
 	return m.Open
 }

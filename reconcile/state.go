@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"maps"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,7 @@ type SlotState struct {
 
 	Open         time.Time `json:"open,omitzero"` // first seen open at OpenRevision
 	OpenRevision string    `json:"openRevision,omitempty"`
+	OpenBeside   bool      `json:"openBeside,omitempty"` // beside an old pod, for a surge
 	// Unready is since when a pod at UnreadyRevision is seen and not available.
 	Unready         time.Time `json:"unready,omitzero"`
 	UnreadyRevision string    `json:"unreadyRevision,omitempty"`
@@ -71,27 +73,24 @@ func (s State) clone() State {
 	return s
 }
 
-// forget drops what is remembered of slots and workloads that are neither wanted nor seen. What
-// belongs to an app without an accepted version is kept: its objects are unknown, not deleted.
+// forget drops what is remembered of workloads that are neither wanted nor seen. What belongs to an
+// app without an accepted version is kept: its objects are unknown, not deleted. Slots that were
+// scaled away are kept for their epochs.
 func (p *pass) forget() {
-	wanted := map[string]bool{}
+	seen := map[types.UID]bool{}
 	for _, w := range p.workloads {
-		for _, s := range w.slots {
-			wanted[s.key] = true
-		}
-		for _, m := range w.surplus {
-			wanted[m.Slot.key()] = true
-		}
+		seen[w.uid] = true
 	}
 	for _, m := range p.strays {
-		wanted[m.Slot.key()] = true
+		seen[m.Slot.Workload] = true
 	}
 	maps.DeleteFunc(p.state.Slots, func(key string, s SlotState) bool {
+		uid, _, _ := strings.Cut(key, "/")
 		_, known := p.in.Accepted[s.App]
-		return !wanted[key] && known
+		return !seen[types.UID(uid)] && (known || s.App == "")
 	})
 	maps.DeleteFunc(p.state.Workloads, func(uid types.UID, s RolloutState) bool {
 		_, known := p.in.Accepted[s.App]
-		return p.byUID[uid] == nil && known
+		return !seen[uid] && known
 	})
 }

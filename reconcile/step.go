@@ -136,7 +136,8 @@ type pass struct {
 	pods      map[types.UID]*corev1.Pod
 	workloads []*workload // sorted by kind, namespace, name, uid
 	byUID     map[types.UID]*workload
-	strays    []Instance // of workloads that are not wanted
+	strays    []Instance          // of workloads that are not wanted
+	releases  map[string]released // the newest of each slot
 	sizes     sizes
 	wants     []*want
 	stops     []Action
@@ -155,6 +156,7 @@ func newPass(s State, in Input) *pass {
 		docs:     map[string]*Document{},
 		pods:     map[types.UID]*corev1.Pod{},
 		byUID:    map[types.UID]*workload{},
+		releases: map[string]released{},
 		sizes:    sizes{},
 		stopping: map[types.UID]bool{},
 		slots:    map[string]*SlotDecision{},
