@@ -63,10 +63,10 @@ type clusterLoader struct {
 	problems []Problem
 }
 
-func (l *clusterLoader) fail(file string, doc *value, field, format string, args ...any) {
-	p := Problem{Path: file, Field: field, Reason: fmt.Sprintf(format, args...)}
+func (l *clusterLoader) fail(file string, doc *value, at, format string, args ...any) {
+	p := Problem{Path: file, Field: at, Reason: fmt.Sprintf(format, args...)}
 	if doc != nil {
-		p.Line = doc.locate(field)
+		p.Line = doc.locate(at)
 	}
 	l.problems = append(l.problems, p)
 }
@@ -117,8 +117,8 @@ func (l *clusterLoader) spec() {
 	if doc == nil {
 		return
 	}
-	fail := func(field, format string, args ...any) {
-		l.fail(v1alpha1.ClusterFile, doc, field, format, args...)
+	fail := func(at, format string, args ...any) {
+		l.fail(v1alpha1.ClusterFile, doc, at, format, args...)
 	}
 	if errs := validation.IsDNS1123Label(c.Name); len(errs) > 0 {
 		fail("metadata.name", "%s", strings.Join(errs, "; "))
@@ -145,7 +145,7 @@ func (l *clusterLoader) spec() {
 	l.apps(c.Spec.Apps, fail)
 }
 
-func (l *clusterLoader) apps(apps []v1alpha1.App, fail func(field, format string, args ...any)) {
+func (l *clusterLoader) apps(apps []v1alpha1.App, fail func(at, format string, args ...any)) {
 	names := map[string]int{}
 	for i, a := range apps {
 		at := fmt.Sprintf("spec.apps[%d]", i)

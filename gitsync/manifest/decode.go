@@ -177,9 +177,9 @@ func fieldProblem(e *field.Error) Problem {
 // clearServerFields takes out what only an API server sets and returns the fields that were set.
 // An empty creationTimestamp or status, as kubectl create --dry-run prints it, is not worth a word.
 func clearServerFields(o reconcile.K8sObject) (set []string) {
-	note := func(field string, isSet bool) {
+	note := func(name string, isSet bool) {
 		if isSet {
-			set = append(set, "metadata."+field)
+			set = append(set, "metadata."+name)
 		}
 	}
 	note("uid", o.GetUID() != "")

@@ -83,8 +83,9 @@ func (v *value) String() string {
 			return strconv.Quote(v.text[:40]) + " …"
 		}
 		return strconv.Quote(v.text)
+	default:
+		return v.written
 	}
-	return v.written
 }
 
 // appendJSON writes the value as JSON.
@@ -115,8 +116,9 @@ func (v *value) appendJSON(b []byte) []byte {
 			b = m.value.appendJSON(b)
 		}
 		return append(b, '}')
+	default:
+		return append(b, v.text...)
 	}
-	return append(b, v.text...)
 }
 
 // parseDocuments splits a YAML or JSON stream. What cannot be parsed becomes a problem, and the
@@ -202,8 +204,9 @@ func (e *expander) expand(n *yaml.Node, depth int) *value {
 		return e.mapping(n, depth)
 	case yaml.ScalarNode:
 		return e.scalar(n)
+	default:
+		return &value{line: n.Line}
 	}
-	return &value{line: n.Line}
 }
 
 func (e *expander) mapping(n *yaml.Node, depth int) *value {

@@ -100,9 +100,10 @@ func canonical(v reflect.Value, b []byte) []byte {
 			b = canonical(v.Index(i), b)
 		}
 		return append(b, ']')
+	default:
+		j, _ := json.Marshal(v.Interface()) // strings, booleans and whole numbers always marshal
+		return append(b, j...)
 	}
-	j, _ := json.Marshal(v.Interface()) // strings, booleans and whole numbers always marshal
-	return append(b, j...)
 }
 
 func empty(v reflect.Value) bool {

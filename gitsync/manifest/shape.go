@@ -111,7 +111,7 @@ func (c *shapeChecker) object(t reflect.Type, v *value, path string) {
 }
 
 func (c *shapeChecker) scalar(t reflect.Type, v *value, path string) {
-	switch kind := t.Kind(); kind {
+	switch t.Kind() {
 	case reflect.String:
 		switch v.kind {
 		case stringValue:
@@ -142,6 +142,7 @@ func (c *shapeChecker) scalar(t reflect.Type, v *value, path string) {
 		if v.kind != numberValue {
 			c.fail(v.line, path, "want a number, got %s", v)
 		}
+	default: // an interface holds anything
 	}
 }
 

@@ -209,6 +209,7 @@ func (c *supportChecker) walk(v reflect.Value, path string) {
 		}
 	case reflect.Struct:
 		c.fields(v, path)
+	default: // a map or a scalar has no fields
 	}
 }
 

@@ -102,25 +102,41 @@ func TestCheckSupport(t *testing.T) {
 	}{
 		{spec: `containers: [{name: a, image: b}]`},
 		{spec: `{containers: [{name: a, image: b}], schedulerName: default-scheduler, hostUsers: true, os: {name: linux}}`},
-		{spec: `{containers: [{name: a, image: b, ports: [{containerPort: 80, hostPort: 80}]}], hostUsers: false}`,
-			held: []string{"spec.containers[0].ports[0].hostPort", "spec.hostUsers"}},
-		{spec: `{containers: [{name: a, image: b, resources: {limits: {cpu: 1, nvidia.com/gpu: 1}, requests: {ephemeral-storage: 1Gi}}}]}`,
+		{
+			spec: `{containers: [{name: a, image: b, ports: [{containerPort: 80, hostPort: 80}]}], hostUsers: false}`,
+			held: []string{"spec.containers[0].ports[0].hostPort", "spec.hostUsers"},
+		},
+		{
+			spec:     `{containers: [{name: a, image: b, resources: {limits: {cpu: 1, nvidia.com/gpu: 1}, requests: {ephemeral-storage: 1Gi}}}]}`,
 			held:     []string{"spec.containers[0].resources.limits[nvidia.com/gpu]"},
-			reported: []string{"spec.containers[0].resources.requests[ephemeral-storage]"}},
-		{spec: `{initContainers: [{name: s, image: b, restartPolicy: Always}, {name: t, image: b, restartPolicy: Never}], containers: [{name: a, image: b, restartPolicy: Always}]}`,
-			held: []string{"spec.containers[0].restartPolicy", "spec.initContainers[1].restartPolicy"}},
-		{spec: `{containers: [{name: a, image: b, livenessProbe: {grpc: {port: 1}}}], volumes: [{name: v, persistentVolumeClaim: {claimName: c}}, {name: w, emptyDir: {medium: Memory}}]}`,
-			held: []string{"spec.containers[0].livenessProbe.grpc", "spec.volumes[0].persistentVolumeClaim"}},
-		{spec: `{containers: [{name: a, image: b}], volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]}`,
-			held: []string{"spec.volumes[0].projected.sources[0].serviceAccountToken"}},
-		{spec: `{containers: [{name: a, image: b}], serviceAccountName: s, automountServiceAccountToken: false, enableServiceLinks: false}`,
-			reported: []string{"spec.automountServiceAccountToken", "spec.enableServiceLinks", "spec.serviceAccountName"}},
-		{spec: `{containers: [{name: a, image: b}], affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: k}]}, nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {}}]}}}`,
+			reported: []string{"spec.containers[0].resources.requests[ephemeral-storage]"},
+		},
+		{
+			spec: `{initContainers: [{name: s, image: b, restartPolicy: Always}, {name: t, image: b, restartPolicy: Never}], containers: [{name: a, image: b, restartPolicy: Always}]}`,
+			held: []string{"spec.containers[0].restartPolicy", "spec.initContainers[1].restartPolicy"},
+		},
+		{
+			spec: `{containers: [{name: a, image: b, livenessProbe: {grpc: {port: 1}}}], volumes: [{name: v, persistentVolumeClaim: {claimName: c}}, {name: w, emptyDir: {medium: Memory}}]}`,
+			held: []string{"spec.containers[0].livenessProbe.grpc", "spec.volumes[0].persistentVolumeClaim"},
+		},
+		{
+			spec: `{containers: [{name: a, image: b}], volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]}`,
+			held: []string{"spec.volumes[0].projected.sources[0].serviceAccountToken"},
+		},
+		{
+			spec:     `{containers: [{name: a, image: b}], serviceAccountName: s, automountServiceAccountToken: false, enableServiceLinks: false}`,
+			reported: []string{"spec.automountServiceAccountToken", "spec.enableServiceLinks", "spec.serviceAccountName"},
+		},
+		{
+			spec:     `{containers: [{name: a, image: b}], affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: k}]}, nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {}}]}}}`,
 			held:     []string{"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution"},
-			reported: []string{"spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution"}},
-		{spec: `{containers: [{name: a, image: b}], topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: ScheduleAnyway}, {maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule}]}`,
+			reported: []string{"spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution"},
+		},
+		{
+			spec:     `{containers: [{name: a, image: b}], topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: ScheduleAnyway}, {maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule}]}`,
 			held:     []string{"spec.topologySpreadConstraints[1].whenUnsatisfiable"},
-			reported: []string{"spec.topologySpreadConstraints[0]"}},
+			reported: []string{"spec.topologySpreadConstraints[0]"},
+		},
 	}
 	for _, tt := range tests {
 		docs, problems := parseDocuments([]byte("spec: " + wrap(tt.spec)))

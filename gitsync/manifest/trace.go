@@ -22,9 +22,9 @@ const MaxFileSize = 2 << 20
 var errTooLarge = fmt.Errorf("larger than %d MiB: split the file", MaxFileSize>>20)
 
 // Hasher is what a tree may implement to spare reading: Hash gives the object id of a file's
-// content, false when the path is no file of the tree.
+// content, false when the name is no file of the tree.
 type Hasher interface {
-	Hash(path string) (string, bool)
+	Hash(name string) (string, bool)
 }
 
 // Trace is everything that a rendering depends on. Two renderings with equal keys are equal.
@@ -72,9 +72,9 @@ func (t Trace) Unchanged(tree fs.FS) bool {
 		case !deep:
 			continue
 		case was == foundDir:
-			r.readDir(read.Path) // an error leaves the hash unknown, which differs
+			_, _ = r.readDir(read.Path) // an error leaves the hash unknown, which differs
 		case !r.hashFile(read.Path):
-			r.readFile(read.Path)
+			_, _ = r.readFile(read.Path)
 		}
 		if r.found[read.Path] != read.Found {
 			return false
@@ -222,7 +222,7 @@ func (r *reader) readFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // opened for reading
 	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
 	if err != nil {
 		return nil, err
