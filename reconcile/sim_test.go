@@ -18,7 +18,7 @@ import (
 // world is one node that carries actions out in fake time: a pod is ready some ticks after its
 // start unless its image is bad, and gone some ticks after its stop.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	now      time.Time
 	in       Input
 	state    State
@@ -40,7 +40,7 @@ type simPod struct {
 	by      string
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), pods: map[types.UID]*simPod{},
 		readyAfter: time.Second, goneAfter: time.Second,
