@@ -105,7 +105,7 @@ func (s *step) apps(ctx context.Context) error {
 		} else {
 			c.unit.stay(c.r)
 			if c.touched {
-				c.unit.refusals = append(c.unit.refusals, s.refuse(name, c.reason, c.unit.commit, c.problems))
+				c.unit.refusals = withRefusal(c.unit.refusals, s.refuse(name, c.reason, c.unit.commit, c.problems))
 			}
 		}
 		after[name] = c.unit
@@ -128,16 +128,17 @@ func (s *step) candidate(app v1alpha1.App) *candidate {
 		return c // nothing stands against what is accepted already
 	}
 	changed := u.clear(before, r)
-	for p := range s.changed {
-		delete(u.files, p)
-	}
 	if denial := s.judgeApp(c, app.Name, before, changed); denial != "" {
 		c.refuse(denial, nil)
 	}
 	if !r.ok() {
+		if c.touched {
+			u.broken = append(u.broken, s.actor())
+		}
 		c.refuse(summary(r.errors), r.errors)
 		return c
 	}
+	u.broken = nil
 	if reason := u.laundered(r, s.next.tainted); reason != "" {
 		c.refuse(reason, nil)
 	}
@@ -147,22 +148,28 @@ func (s *step) candidate(app v1alpha1.App) *candidate {
 // judgeApp asks whether the signer may change the app, and each object that the commit changes. What
 // he may not change is marked.
 func (s *step) judgeApp(c *candidate, app string, before *rendering, changed []string) (denial string) {
-	deny := func(reason string) {
+	deny := func(a actor, reason string) {
 		if denial == "" {
-			denial = fmt.Sprintf("%s %s", s.signer, reason)
+			denial = fmt.Sprintf("%s %s", a.By, reason)
 		}
 	}
-	u := c.unit
+	u, me := c.unit, s.actor()
+	reason := ""
 	if c.touched && before != nil { // the app's first version is part of the list of apps
-		if reason := s.judge.Judge(s.signer, Change{Verb: Update, App: app}); reason != "" {
-			deny(reason)
-			if u.files == nil {
-				u.files = map[string]taint{}
-			}
-			for p := range c.r.trace.Paths() {
-				if base, ok := s.changed[p]; ok {
-					mark(u.files, p, base, hash(s.tree, p), s.at.ID)
-				}
+		reason = s.judge.Judge(me.By, Change{Verb: Update, App: app})
+	}
+	if reason == "" {
+		for p := range s.changed {
+			delete(u.files, p)
+		}
+	} else {
+		deny(me, reason)
+		if u.files == nil {
+			u.files = map[string]taint{}
+		}
+		for p := range c.r.trace.Paths() {
+			if base, ok := s.changed[p]; ok {
+				mark(u.files, p, base, hash(s.tree, p), me.Commit)
 			}
 		}
 	}
@@ -172,13 +179,14 @@ func (s *step) judgeApp(c *candidate, app string, before *rendering, changed []s
 	} else if u.accepted != nil {
 		was = u.accepted.digests
 	}
-	for _, k := range changed {
-		reason := s.judge.Judge(s.signer, Change{Verb: verb(was, c.r.digests, k), App: app, Object: k})
-		if reason == "" {
-			continue
+	for _, a := range append(slices.Clip(u.broken), me) {
+		for _, k := range changed {
+			reason := s.judge.Judge(a.By, Change{Verb: verb(was, c.r.digests, k), App: app, Object: k})
+			if reason != "" {
+				deny(a, reason)
+				u.taintObject(k, a.Commit)
+			}
 		}
-		deny(reason)
-		u.taintObject(k, s.at.ID)
 	}
 	return denial
 }
@@ -285,6 +293,6 @@ func (s *step) accept(ctx context.Context, c *candidate) error {
 		u.accepted = c.r.slim()
 	}
 	u.commit = s.at
-	u.at, u.refusals, u.tainted, u.files, u.blind = nil, nil, nil, nil, ""
+	u.at, u.refusals, u.tainted, u.files, u.blind, u.broken = nil, nil, nil, nil, "", nil
 	return nil
 }

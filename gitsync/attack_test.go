@@ -9,7 +9,8 @@ func TestStories(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name, script, want string
-		// own is set where what was trusted before matters: a node that starts now sees other things.
+		// own is set where what was trusted before matters, so that a node that starts now sees other
+		// things, and where a second walk takes long.
 		own bool
 	}{
 		{name: "pushes are accepted", script: `
@@ -630,6 +631,40 @@ func TestStories(t *testing.T) {
 			shop mend shop=2
 			web mend web=1
 		`},
+		{name: "a manifest of 3 MB", script: `
+			start ada start
+			oops ada web/big=` + strings.Repeat("#", 3<<20) + ` shop=2
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=2
+			web start web=1
+			refused oops web: apps/web/big.yaml: larger than 2 MiB: split the file
+		`},
+		{name: "a manifest of 20 MB", script: `
+			start ada start
+			oops ada web/big=` + strings.Repeat("#", 20<<20) + ` shop=2
+			mend bob -web/big
+			push oops
+			push mend
+		`, want: `
+			head mend
+			cluster mend
+			shop mend shop=2
+			web mend web=1
+		`},
+		{name: "an app outside of the repository", script: `
+			start ada start
+			oops ada file:pleach.yaml=` + word(strings.Replace(clusterYAML("shop", "web"), "apps/web", "../etc", 1)) + `
+			push oops
+		`, want: `
+			head oops
+			cluster start
+			shop oops shop=1
+			web oops web=1
+			refused oops pleach.dev: pleach.yaml:…: spec.apps[1].path: want a folder inside the repository…
+		`},
 		{name: "a remote kustomize base", script: `
 			start ada start
 			oops ada file:apps/web/kustomization.yaml=resources:_["https://example.com/base?ref=1"]
@@ -719,7 +754,7 @@ func TestStories(t *testing.T) {
 			web oops web=2
 			refused oops pleach.dev: policies/x.rego:2: …
 		`},
-		{name: "a policy without an end is no verdict", script: `
+		{name: "a policy without an end is no verdict", own: true, script: `
 			start ada start file:policies/x.rego=package_pleach.admission;deny_contains_"x"_if_{;endswith(input.object.spec.template.spec.containers[0].image,_":2");count([1_|_some_i_in_numbers.range(1,_3000);_some_j_in_numbers.range(1,_3000)])_==_1;}
 			oops ada web=2
 			push oops

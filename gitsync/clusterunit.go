@@ -62,13 +62,15 @@ func (s *step) judgeCluster(files map[string]string) (denied map[string]bool, de
 	}
 	denied = map[string]bool{}
 	for _, p := range differing(was, files) {
-		reason := s.judge.Judge(s.signer, Change{Verb: verb(was, files, p), App: ClusterUnit, Object: p})
-		if reason == "" {
-			continue
-		}
-		denied[p] = true
-		if denial == "" {
-			denial = fmt.Sprintf("%s %s", s.signer, reason)
+		for _, a := range append(slices.Clip(s.prev.silent), s.actor()) {
+			reason := s.judge.Judge(a.By, Change{Verb: verb(was, files, p), App: ClusterUnit, Object: p})
+			if reason == "" {
+				continue
+			}
+			denied[p] = true
+			if denial == "" {
+				denial = fmt.Sprintf("%s %s", a.By, reason)
+			}
 		}
 	}
 	return denied, denial
@@ -128,7 +130,7 @@ func (s *step) keepCluster(files map[string]string, reason string, problems []ma
 	old := s.prev.cluster
 	c := *old
 	if !maps.Equal(files, old.at) { // else it is known already
-		c.refusals = append(slices.Clip(c.refusals), s.refuse(ClusterUnit, reason, old.commit, problems))
+		c.refusals = withRefusal(c.refusals, s.refuse(ClusterUnit, reason, old.commit, problems))
 	}
 	c.at = files
 	s.next.cluster = &c
@@ -166,8 +168,10 @@ func (s *step) judgeApps(was, now []v1alpha1.App) string {
 		if before[name] == after[name] {
 			continue
 		}
-		if reason := s.judge.Judge(s.signer, Change{Verb: v, App: name}); reason != "" {
-			return fmt.Sprintf("%s %s", s.signer, reason)
+		for _, a := range append(slices.Clip(s.prev.silent), s.actor()) {
+			if reason := s.judge.Judge(a.By, Change{Verb: v, App: name}); reason != "" {
+				return fmt.Sprintf("%s %s", a.By, reason)
+			}
 		}
 	}
 	return ""

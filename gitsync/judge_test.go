@@ -67,6 +67,32 @@ func TestJudge(t *testing.T) {
 			refused bad web: bob@example.com (SHA256:…) may not update web:
 			refused good web: …a… is as the refused commit … left it…
 		`},
+		{"an object while the app is broken", onlyAda{"web:Deployment.apps default/web"}, `
+			start ada start
+			bad bob web=2 web/db=kind:
+			mend ada web/db=1
+			push mend
+		`, `
+			head mend
+			cluster mend
+			shop mend shop=1
+			web start web=1
+			refused bad web: apps/web/db.yaml:1: …
+			refused mend web: bob@example.com (SHA256:…) may not update web:Deployment.apps default/web
+		`},
+		{"an object in a commit with a symbolic link", onlyAda{"web:Deployment.apps default/web", "pleach.dev:trust/allowed_signers"}, `
+			start ada start
+			bad bob web=2 key+eve file:link=link:target
+			mend ada file:link shop=2
+			push mend
+		`, `
+			head mend
+			cluster start
+			shop mend shop=2
+			web start web=1
+			refused mend pleach.dev: bob@example.com (SHA256:…) may not update pleach.dev:trust/allowed_signers
+			refused mend web: bob@example.com (SHA256:…) may not update web:Deployment.apps default/web
+		`},
 		{"trust", onlyAda{"pleach.dev:trust/allowed_signers"}, `
 			start ada start
 			bad bob key+eve web=2

@@ -47,6 +47,7 @@ type savedApp struct {
 	Tainted  map[string]string  `json:"tainted,omitempty"`
 	Files    map[string]taint   `json:"files,omitempty"`
 	Blind    string             `json:"blind,omitempty"`
+	Broken   []actor            `json:"broken,omitempty"`
 }
 
 type savedMember struct {
@@ -72,7 +73,7 @@ func (s *Syncer) save(w walked) error {
 	for name, u := range p.apps {
 		a := savedApp{
 			Commit: u.commit, Warnings: u.warnings,
-			Refusals: u.refusals, Tainted: u.tainted, Files: u.files, Blind: u.blind,
+			Refusals: u.refusals, Tainted: u.tainted, Files: u.files, Blind: u.blind, Broken: u.broken,
 		}
 		if u.accepted != nil {
 			a.App, a.Version = u.accepted.app, u.accepted.version
@@ -208,7 +209,7 @@ func (s *Syncer) rebuild(ctx context.Context, st *savedState) (walked, error) {
 	if err != nil {
 		return w, err
 	}
-	if err := s.walk1(ctx, &w, path); err != nil {
+	if err := s.along(ctx, &w, path); err != nil {
 		return w, err
 	}
 	if w.base != p {
@@ -220,7 +221,7 @@ func (s *Syncer) rebuild(ctx context.Context, st *savedState) (walked, error) {
 func (s *Syncer) rebuildApp(a savedApp) (*appUnit, error) {
 	u := &appUnit{
 		commit: a.Commit, warnings: a.Warnings,
-		refusals: a.Refusals, tainted: a.Tainted, files: a.Files, blind: a.Blind,
+		refusals: a.Refusals, tainted: a.Tainted, files: a.Files, blind: a.Blind, broken: a.Broken,
 	}
 	if a.Commit.ID == "" {
 		return u, nil

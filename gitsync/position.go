@@ -28,6 +28,8 @@ type position struct {
 	tainted map[string]taint
 	// blind is a refused commit by a stranger whose tree could not be read.
 	blind string
+	// silent are the known signers of commits whose tree could not be read, since the last that could.
+	silent []actor
 	// refused lists the commits since trusted that were refused as a whole and changed no unit.
 	refused []Refusal
 }
@@ -38,13 +40,29 @@ type taint struct {
 	Base string `json:"base,omitempty"` // object id of the content before it; "" when there was no file
 }
 
+// actor is a known signer and a commit that he signed.
+type actor struct {
+	By     trust.Identity `json:"by"`
+	Commit string         `json:"commit"`
+}
+
 func (p *position) next(id string) *position {
 	n := *p
 	n.id = id
 	n.apps = maps.Clone(p.apps)
 	n.tainted = maps.Clone(p.tainted)
-	n.refused = slices.Clip(p.refused)
 	return &n
+}
+
+// maxRefusals bounds how many refusals of one unit are kept: the newest.
+const maxRefusals = 32
+
+// withRefusal is the list with one more refusal; the old list is not changed.
+func withRefusal(list []Refusal, r Refusal) []Refusal {
+	if len(list) >= maxRefusals {
+		list = list[len(list)-maxRefusals+1:]
+	}
+	return append(slices.Clip(list), r)
 }
 
 // clusterUnit is the accepted version of the cluster's own files.
@@ -76,6 +94,9 @@ type appUnit struct {
 	files map[string]taint
 	// blind is a refused commit that touched the app while it could not be rendered.
 	blind string
+	// broken are the known signers who changed the app since it last rendered. Which objects they
+	// changed nobody can say, so that each of them must be allowed what differs when it renders again.
+	broken []actor
 }
 
 // position is the app's rendering at the position; nil when there was none.
@@ -88,9 +109,9 @@ func (u *appUnit) position() *rendering {
 
 func (u *appUnit) clone() *appUnit {
 	n := *u
-	n.refusals = slices.Clip(u.refusals)
 	n.tainted = maps.Clone(u.tainted)
 	n.files = maps.Clone(u.files)
+	n.broken = slices.Clip(u.broken)
 	return &n
 }
 

@@ -35,10 +35,10 @@ type Syncer struct {
 	cfg   Config
 	store *gitstore.Store
 
-	walk   sync.Mutex // held by the one that walks; guards the fields up to the next mutex
-	walker *walker    // nil until the introduction is in the store
-	base   *position  // of the trusted commit; nil when nothing was accepted yet
-	tip    *position  // of the head last seen: base, or refused commits after it
+	walking sync.Mutex // held by the one that walks; guards the fields up to the next mutex
+	walker  *walker    // nil until the introduction is in the store
+	base    *position  // of the trusted commit; nil when nothing was accepted yet
+	tip     *position  // of the head last seen: base, or refused commits after it
 	// straight is set when a walk from the introduction gives base, too; see [Syncer.advance].
 	straight bool
 
@@ -67,8 +67,8 @@ func Open(ctx context.Context, cfg Config) (*Syncer, error) {
 
 // Close releases the store.
 func (s *Syncer) Close() error {
-	s.walk.Lock()
-	defer s.walk.Unlock()
+	s.walking.Lock()
+	defer s.walking.Unlock()
 	return s.store.Close()
 }
 
@@ -93,8 +93,8 @@ func (s *Syncer) Remote() Remote {
 // branch that was rewound or deleted, are no errors: they are in [Accepted.Refusals] and
 // [Remote.Alarm]. With an error, too, what was accepted before is returned.
 func (s *Syncer) Sync(ctx context.Context) (*Accepted, error) {
-	s.walk.Lock()
-	defer s.walk.Unlock()
+	s.walking.Lock()
+	defer s.walking.Unlock()
 	started := time.Now().UTC()
 	alarm, err := s.sync(ctx)
 	s.mu.Lock()
@@ -206,7 +206,7 @@ func (s *Syncer) advance(ctx context.Context, head string) (walked, error) {
 	if err != nil {
 		return w, err
 	}
-	if err := s.walk1(ctx, &w, path); err != nil {
+	if err := s.along(ctx, &w, path); err != nil {
 		return w, err
 	}
 	if w.straight {
@@ -221,11 +221,11 @@ func (s *Syncer) advance(ctx context.Context, head string) (walked, error) {
 	}
 	rest := path[slices.Index(path, w.base.id)+1:]
 	w = walked{base: other, straight: true}
-	return w, s.walk1(ctx, &w, rest)
+	return w, s.along(ctx, &w, rest)
 }
 
-// walk1 steps along a path from w.base.
-func (s *Syncer) walk1(ctx context.Context, w *walked, path []string) error {
+// along steps along a path from w.base.
+func (s *Syncer) along(ctx context.Context, w *walked, path []string) error {
 	straight := w.straight
 	w.tip = w.base
 	for _, id := range path {

@@ -20,12 +20,17 @@ type walker struct {
 	loader manifest.Loader
 	// root knows the descendants of the introduction.
 	root *descent
-	// known holds positions by commit, as a walk from the introduction reaches them.
-	known map[string]*position
+	// known holds positions by commit, as a walk from the introduction reaches them: the newest, and
+	// of the others one in each stride, so that any is reached again by a short walk.
+	known  map[string]*position
+	recent []string // their commits in the order of being reached
+	count  int
 }
 
-// maxKnown bounds walker.known. What is not in there is walked again from the introduction.
-const maxKnown = 512
+const (
+	maxRecent = 512
+	stride    = 256
+)
 
 func newWalker(store *gitstore.Store, introduction string, judge Judge) (*walker, error) {
 	root, err := newDescent(store, introduction)
@@ -65,10 +70,18 @@ func (w *walker) from(ctx context.Context, id string) (*position, error) {
 }
 
 func (w *walker) remember(p *position) {
-	if len(w.known) >= maxKnown {
-		clear(w.known)
+	if w.known[p.id] != nil {
+		return
 	}
 	w.known[p.id] = p
+	if w.count++; w.count%stride == 0 {
+		return // stays
+	}
+	w.recent = append(w.recent, p.id)
+	if len(w.recent) > maxRecent {
+		delete(w.known, w.recent[0])
+		w.recent = w.recent[1:]
+	}
 }
 
 // examined is what a commit is by itself.
@@ -135,6 +148,8 @@ func (x *examined) refuse(unit, reason string, running reconcile.Commit, problem
 		App: unit, Reason: reason, Running: running, Problems: problems,
 	}
 }
+
+func (x *examined) actor() actor { return actor{By: x.signer, Commit: x.at.ID} }
 
 // step is one commit on the way.
 type step struct {
@@ -224,6 +239,8 @@ func (s *step) unreadable() {
 	n := s.next
 	if s.taints {
 		n.blind = s.at.ID
+	} else {
+		n.silent = append(slices.Clip(n.silent), s.actor())
 	}
 	c := *n.cluster
 	c.at = nil
@@ -233,10 +250,12 @@ func (s *step) unreadable() {
 		u.at = &rendering{unreadable: true}
 		if s.taints {
 			u.blind = s.at.ID
+		} else {
+			u.broken = append(u.broken, s.actor())
 		}
 		n.apps[name] = u
 	}
-	n.refused = append(n.refused, s.refuse("", s.reason, n.trusted, nil))
+	n.refused = withRefusal(n.refused, s.refuse("", s.reason, n.trusted, nil))
 }
 
 // refused passes a commit that nobody vouches for: nothing moves, and what a stranger changed is
@@ -251,7 +270,7 @@ func (s *step) refused() error {
 			n.mark(p, base, hash(s.tree, p), n.blind)
 		}
 	}
-	n.blind = ""
+	n.blind, n.silent = "", nil
 	files, err := s.clusterFiles()
 	if err != nil {
 		return err
@@ -259,7 +278,7 @@ func (s *step) refused() error {
 	if !maps.Equal(files, n.cluster.at) {
 		c := *n.cluster
 		c.at = files
-		c.refusals = append(slices.Clip(c.refusals), s.refuse(ClusterUnit, s.reason, c.commit, nil))
+		c.refusals = withRefusal(c.refusals, s.refuse(ClusterUnit, s.reason, c.commit, nil))
 		n.cluster, touched = &c, true
 	}
 	for _, app := range n.cluster.spec.Spec.Apps {
@@ -271,13 +290,15 @@ func (s *step) refused() error {
 		}
 		if s.taints {
 			u.taintBy(s.at.ID, before, r)
+		} else if !r.ok() {
+			u.broken = append(u.broken, s.actor())
 		}
 		u.stay(r)
-		u.refusals = append(u.refusals, s.refuse(app.Name, s.reason, u.commit, nil))
+		u.refusals = withRefusal(u.refusals, s.refuse(app.Name, s.reason, u.commit, nil))
 		n.apps[app.Name], touched = u, true
 	}
 	if !touched {
-		n.refused = append(n.refused, s.refuse("", s.reason, n.trusted, nil))
+		n.refused = withRefusal(n.refused, s.refuse("", s.reason, n.trusted, nil))
 	}
 	return nil
 }
@@ -302,7 +323,7 @@ func (s *step) vouched(ctx context.Context) error {
 			delete(n.tainted, p)
 		}
 	}
-	n.blind = ""
+	n.blind, n.silent = "", nil
 	s.cluster(files, denial)
 	before := n.apps
 	if err := s.apps(ctx); err != nil {
