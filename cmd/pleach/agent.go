@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -78,16 +80,22 @@ func fromFile(flags *pflag.FlagSet, file string) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	var errs []error
-	for name, value := range settings {
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		flag := flags.Lookup(name)
-		switch {
-		case flag == nil || name == "config":
+		if flag == nil || name == "config" || name == "help" {
 			errs = append(errs, fmt.Errorf("%s: %s: no such setting; \"pleach agent --help\" lists them", file, name))
-		case flag.Changed:
-		default:
+			continue
+		}
+		if flag.Changed {
+			continue
+		}
+		switch value := settings[name].(type) {
+		case string, bool, int64, float64:
 			if err := flags.Set(name, fmt.Sprint(value)); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %s: %w", file, name, err))
 			}
+		default:
+			errs = append(errs, fmt.Errorf("%s: %s: want one value, as on the command line", file, name))
 		}
 	}
 	return errors.Join(errs...)
