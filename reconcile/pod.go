@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,8 +27,16 @@ const (
 // maxName is the longest pod name: it is the default hostname, and a DNS label holds no more.
 const maxName = 63
 
-// podNamespace is the UUID namespace of pod uids.
-var podNamespace = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("pods.pleach.dev"))
+// podNamespace is the UUID namespace of pod uids: that of the name pods.pleach.dev.
+var podNamespace = uuid5([16]byte{0x6b, 0xa7, 0xb8, 0x10, 0x9d, 0xad, 0x11, 0xd1, 0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8}, "pods.pleach.dev")
+
+// uuid5 is the name-based UUID of RFC 9562, section 5.5.
+func uuid5(space [16]byte, name string) (id [16]byte) {
+	sum := sha1.Sum(append(space[:], name...))
+	copy(id[:], sum[:])
+	id[6], id[8] = id[6]&0x0f|0x50, id[8]&0x3f|0x80
+	return id
+}
 
 // claim is what makes two instances different.
 type claim struct {
@@ -43,7 +51,8 @@ func (c claim) text() string {
 }
 
 func (c claim) uid() types.UID {
-	return types.UID(uuid.NewSHA1(podNamespace, []byte(c.text())).String())
+	id := uuid5(podNamespace, c.text())
+	return types.UID(fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]))
 }
 
 // suffix is 5 characters that make no words, as the names that Kubernetes generates.

@@ -18,7 +18,6 @@ import (
 //     the two bounds, because the counts that a node sees are stale.
 //   - A slot that is not ready may change at once: there is nothing to lose.
 type rollout struct {
-	name        string // of the workload, for reasons
 	surge       int
 	unavailable int
 	places      []place
@@ -137,7 +136,7 @@ func (r *rollout) within(i int, how change, limit int, what string, underWay fun
 
 // rolloutOf reads the documents.
 func (p *pass) rolloutOf(w *workload) *rollout {
-	r := &rollout{name: w.name, surge: w.strategy.surge, unavailable: w.strategy.unavailable, checks: rolloutChecks}
+	r := &rollout{surge: w.strategy.surge, unavailable: w.strategy.unavailable, checks: rolloutChecks}
 	for _, s := range w.slots {
 		o := place{label: w.label(s), promised: true}
 		for _, m := range append(s.now[:len(s.now):len(s.now)], s.old...) {

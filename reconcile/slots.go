@@ -42,11 +42,10 @@ type slot struct {
 	key   string
 	index int // in the order of the rollout
 
-	now      []Instance // live, at the wanted revision, seniors first
-	old      []Instance // live, at others: available before not, newest claim first
-	leaving  []Instance // terminating
-	ended    []Instance
-	occupied bool // the step has given the slot a pod, or found one
+	now     []Instance // live, at the wanted revision, seniors first
+	old     []Instance // live, at others: available before not, newest claim first
+	leaving []Instance // terminating
+	ended   []Instance
 }
 
 // holder is the pod that speaks for the slot; nil when there is none.
@@ -169,7 +168,7 @@ func (p *pass) settle(w *workload, s *slot) {
 			}
 		}
 	}
-	if len(s.now) == 0 || s.now[0].available(w, now) {
+	if len(s.now) > 0 && s.now[0].available(w, now) || len(s.now) == 0 && len(s.old) > 0 {
 		m.Unready, m.UnreadyRevision = time.Time{}, ""
 	} else if m.UnreadyRevision != w.revision {
 		m.Unready, m.UnreadyRevision = now, w.revision

@@ -38,7 +38,7 @@ type SlotState struct {
 	Open         time.Time `json:"open,omitzero"` // first seen open at OpenRevision
 	OpenRevision string    `json:"openRevision,omitempty"`
 	OpenBeside   bool      `json:"openBeside,omitempty"` // beside an old pod, for a surge
-	// Unready is since when a pod at UnreadyRevision is seen and not available.
+	// Unready is since when the slot is to run UnreadyRevision and has no available pod.
 	Unready         time.Time `json:"unready,omitzero"`
 	UnreadyRevision string    `json:"unreadyRevision,omitempty"`
 

@@ -65,10 +65,7 @@ func (p *pass) report(w *workload) {
 // waiting says why a slot is not at its revision and ready.
 func (p *pass) waiting(w *workload, s *slot) (SlotReason, bool) {
 	e := p.slots[s.key]
-	if e == nil || e.Rule == RuleFinished || len(s.old) == 0 && len(s.now) > 0 && s.now[0].available(w, p.in.Now) {
-		return SlotReason{}, false
-	}
-	if e.Reason == "" {
+	if e == nil || e.Rule == RuleFinished || len(s.now) > 0 && s.now[0].available(w, p.in.Now) {
 		return SlotReason{}, false
 	}
 	r := SlotReason{Slot: s.id, Node: e.Node, Pod: e.Pod, Reason: e.Reason}
