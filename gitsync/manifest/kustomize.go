@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"reflect"
@@ -56,8 +57,8 @@ func (a *assembly) kustomize(r *reader, dir, name string) {
 	origins := map[string][]*value{}
 	for _, o := range objects {
 		file := tree.root
-		if origin, err := o.GetOrigin(); err == nil && origin != nil && origin.Path != "" {
-			if p, err := within(dir, origin.Path); err == nil {
+		if origin, err := o.GetOrigin(); err == nil && origin != nil {
+			if p, err := within(dir, cmp.Or(origin.Path, origin.ConfiguredIn, name)); err == nil {
 				file = p
 			}
 		}
@@ -292,6 +293,7 @@ var remoteUser = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]*@`)
 // remote says whether kustomize might take a reference for a URL or a git repository.
 func remote(ref string) bool {
 	ref = strings.ToLower(ref)
-	return strings.Contains(ref, "://") || strings.HasPrefix(ref, "git::") || strings.HasPrefix(ref, "github.com/") ||
+	return strings.Contains(ref, "://") || strings.HasPrefix(ref, "http:") || strings.HasPrefix(ref, "https:") ||
+		strings.HasPrefix(ref, "git::") || strings.HasPrefix(ref, "github.com/") ||
 		strings.HasPrefix(ref, "github.com:") || remoteUser.MatchString(ref)
 }
