@@ -102,13 +102,13 @@ func gitEnv(home string) []string {
 }
 
 // Create makes an empty bare repository whose default branch is main.
-func (g *GitServer) Create(name string) error {
-	if err := g.git(name, "init", "--quiet", "--bare", "--initial-branch=main", g.path(name)); err != nil {
+func (g *GitServer) Create(ctx context.Context, name string) error {
+	if err := g.git(ctx, name, "init", "--quiet", "--bare", "--initial-branch=main", g.path(name)); err != nil {
 		return err
 	}
 	for _, setting := range []string{"http.receivepack=true", "uploadpack.allowAnySHA1InWant=true", "receive.advertisePushOptions=true", "gc.auto=0"} {
 		key, value, _ := strings.Cut(setting, "=")
-		if err := g.git(name, "-C", g.path(name), "config", key, value); err != nil {
+		if err := g.git(ctx, name, "-C", g.path(name), "config", key, value); err != nil {
 			return err
 		}
 	}
@@ -190,16 +190,16 @@ func (g *GitServer) ShowTruth(repository string) {
 }
 
 // SetRef moves a ref on the server, to any object and without a push; "" deletes it.
-func (g *GitServer) SetRef(repository, ref, id string) error {
+func (g *GitServer) SetRef(ctx context.Context, repository, ref, id string) error {
 	if id == "" {
-		return g.git(repository, "-C", g.path(repository), "update-ref", "-d", ref)
+		return g.git(ctx, repository, "-C", g.path(repository), "update-ref", "-d", ref)
 	}
-	return g.git(repository, "-C", g.path(repository), "update-ref", ref, id)
+	return g.git(ctx, repository, "-C", g.path(repository), "update-ref", ref, id)
 }
 
 // Refs reads the true refs of a repository, name to object id.
-func (g *GitServer) Refs(repository string) (map[string]string, error) {
-	cmd := exec.Command("git", "-C", g.path(repository), "for-each-ref", "--format=%(refname) %(objectname)")
+func (g *GitServer) Refs(ctx context.Context, repository string) (map[string]string, error) {
+	cmd := exec.CommandContext(ctx, "git", "-C", g.path(repository), "for-each-ref", "--format=%(refname) %(objectname)")
 	cmd.Env = gitEnv(g.dir)
 	out, err := cmd.Output()
 	if err != nil {
@@ -214,8 +214,8 @@ func (g *GitServer) Refs(repository string) (map[string]string, error) {
 	return refs, nil
 }
 
-func (g *GitServer) git(repository string, args ...string) error {
-	cmd := exec.Command("git", args...)
+func (g *GitServer) git(ctx context.Context, repository string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Env = gitEnv(g.dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: git %s: %w: %s", repository, args[0], err, bytes.TrimSpace(out))
@@ -245,7 +245,7 @@ func (g *GitServer) serve(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		defer spool.Close()
+		defer func() { _ = spool.Close() }()
 	}
 	switch {
 	case action == "git-receive-pack":
@@ -258,7 +258,7 @@ func (g *GitServer) serve(w http.ResponseWriter, r *http.Request) {
 			g.reads[client]++
 			g.mu.Unlock()
 		}
-		path, err := g.faceOf(name, client)
+		path, err := g.faceOf(r.Context(), name, client)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -271,13 +271,15 @@ func (g *GitServer) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *GitServer) receive(w http.ResponseWriter, r *http.Request, name, client string) {
-	before, err := g.Refs(name)
+	// A push that went through is told of even when its client does not wait for the answer.
+	ctx := context.WithoutCancel(r.Context())
+	before, err := g.Refs(ctx, name)
 	if err != nil {
 		http.NotFound(w, r)
 		return
 	}
 	g.backend.ServeHTTP(w, r)
-	after, err := g.Refs(name)
+	after, err := g.Refs(ctx, name)
 	if err != nil {
 		return
 	}
@@ -307,15 +309,15 @@ func (g *GitServer) receive(w http.ResponseWriter, r *http.Request, name, client
 		g.mu.Unlock()
 		for _, h := range hints {
 			if h.ref == ref && !known {
-				g.hinting.Go(func() { g.call(h, push) })
+				g.hinting.Go(func() { g.call(ctx, h, push) })
 			}
 		}
 	}
 }
 
 // call gives one hint. A hint that is lost is no loss: who missed it polls.
-func (g *GitServer) call(h hint, push Push) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+func (g *GitServer) call(ctx context.Context, h hint, push Push) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	body, err := json.Marshal(map[string]string{
 		"repository": push.Repository, "ref": push.Ref, "before": push.Before, "after": push.After,
@@ -342,7 +344,7 @@ func (g *GitServer) call(h hint, push Push) {
 
 // faceOf makes the repository that the client is shown, with the objects of the true one and refs
 // of its own, and gives its name in the server's directory; "" when the client sees the truth.
-func (g *GitServer) faceOf(name, client string) (string, error) {
+func (g *GitServer) faceOf(ctx context.Context, name, client string) (string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	key := face{name, client}
@@ -353,7 +355,7 @@ func (g *GitServer) faceOf(name, client string) (string, error) {
 			return "", nil
 		}
 	}
-	refs, err := g.Refs(name)
+	refs, err := g.Refs(ctx, name)
 	if err != nil {
 		return "", err
 	}
@@ -366,7 +368,7 @@ func (g *GitServer) faceOf(name, client string) (string, error) {
 	base := strings.ReplaceAll("face-"+name+"-"+key.client, ":", "-")
 	path := g.path(base)
 	if _, err := os.Stat(path); err != nil {
-		if err := g.git(name, "init", "--quiet", "--bare", "--initial-branch=main", path); err != nil {
+		if err := g.git(ctx, name, "init", "--quiet", "--bare", "--initial-branch=main", path); err != nil {
 			return "", err
 		}
 		alternates := filepath.Join(path, "objects", "info", "alternates")

@@ -23,10 +23,10 @@ func gitLab(t *testing.T) (*lab.Lab, *lab.GitServer, *lab.Repo) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := server.Create("config"); err != nil {
+	if err := server.Create(t.Context(), "config"); err != nil {
 		t.Fatal(err)
 	}
-	key, err := lab.NewKey(l.Dir, "alice@example.org")
+	key, err := lab.NewKey(t.Context(), l.Dir, "alice@example.org")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestGitServerLies(t *testing.T) {
 	repo.Write("a", "2")
 	third := repo.Commit("third")
 	repo.Push()
-	refs, err := server.Refs("config")
+	refs, err := server.Refs(t.Context(), "config")
 	if err != nil || refs["refs/heads/main"] != third {
 		t.Errorf("after a push main is %v (%v), want %s", refs, err, third)
 	}
@@ -138,7 +138,7 @@ func TestGitServerFails(t *testing.T) {
 
 func TestSignedCommits(t *testing.T) {
 	l, _, repo := gitLab(t)
-	stranger, err := lab.NewKey(l.Dir, "mallory@example.org")
+	stranger, err := lab.NewKey(t.Context(), l.Dir, "mallory@example.org")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,14 +161,14 @@ func TestSignedCommits(t *testing.T) {
 	if raw := repo.Raw(own); string(lab.Unsigned(raw)) == string(raw) {
 		t.Errorf("nothing was removed from %s", raw)
 	}
-	again, err := lab.Sign(lab.Unsigned(repo.Raw(own)), repo.Key)
+	again, err := lab.Sign(t.Context(), lab.Unsigned(repo.Raw(own)), repo.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := verify(repo.Forge(again)); err != nil {
 		t.Errorf("signed by hand: %v", err)
 	}
-	twice, err := lab.Sign(again, stranger)
+	twice, err := lab.Sign(t.Context(), again, stranger)
 	if err != nil {
 		t.Fatal(err)
 	}

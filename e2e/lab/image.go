@@ -152,7 +152,7 @@ func WriteLayout(file, fullName string, image v1.Image) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	target, err := layout.Write(dir, empty.Index)
 	if err != nil {
 		return err

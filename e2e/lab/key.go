@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,9 +18,9 @@ type Key struct {
 }
 
 // NewKey makes an ed25519 key for the principal in dir.
-func NewKey(dir, principal string) (*Key, error) {
+func NewKey(ctx context.Context, dir, principal string) (*Key, error) {
 	file := filepath.Join(dir, "key-"+strings.NewReplacer("/", "-", "@", "-at-").Replace(principal))
-	cmd := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", principal, "-f", file)
+	cmd := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", principal, "-f", file)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("make a key for %s: %w: %s", principal, err, bytes.TrimSpace(out))
 	}
@@ -40,8 +41,8 @@ func (k *Key) AllowedSigner() string {
 }
 
 // sign makes the armoured SSH signature of a text in git's namespace, ending in a newline.
-func (k *Key) sign(text []byte) ([]byte, error) {
-	cmd := exec.Command("ssh-keygen", "-q", "-Y", "sign", "-n", "git", "-f", k.File)
+func (k *Key) sign(ctx context.Context, text []byte) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "ssh-keygen", "-q", "-Y", "sign", "-n", "git", "-f", k.File)
 	cmd.Stdin = bytes.NewReader(text)
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint

@@ -15,11 +15,13 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +33,7 @@ import (
 type T interface {
 	Helper()
 	Cleanup(func())
+	Context() context.Context
 	Failed() bool
 	Logf(format string, args ...any)
 	Errorf(format string, args ...any)
@@ -174,9 +177,9 @@ func (l *Lab) release() error {
 	l.mu.Unlock()
 
 	var errs []error
-	for i := len(steps) - 1; i >= 0; i-- {
-		if err := steps[i].do(); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", steps[i].what, err))
+	for _, step := range slices.Backward(steps) {
+		if err := step.do(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", step.what, err))
 		}
 	}
 	if err := os.RemoveAll(l.Dir); err != nil {

@@ -113,15 +113,15 @@ func (n *Node) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer inside.Close()
+	defer func() { _ = inside.Close() }()
 	n.line = line
 	answer, reply, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer answer.Close()
+	defer func() { _ = answer.Close() }()
 
-	cmd := exec.Command(n.program, "up")
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), n.program, "up") // it outlives the call
 	cmd.ExtraFiles = []*os.File{inside, reply}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -290,7 +290,7 @@ func (n *Node) Run(name string, args ...string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer tell.Close()
+	defer func() { _ = tell.Close() }()
 	cmd.ExtraFiles = []*os.File{told}
 	p, err := n.lab.start(n.Name+"-"+name, cmd)
 	_ = told.Close()

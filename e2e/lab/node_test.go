@@ -131,7 +131,7 @@ func TestNodesReachServersAndEachOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := git.Create("config"); err != nil {
+	if err := git.Create(t.Context(), "config"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := list[0].Exec(t.Context(), "git", "ls-remote", git.NodeURL("config")); err != nil {
@@ -146,7 +146,7 @@ func TestNodesReachServersAndEachOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer peer.Close()
+	defer func() { _ = peer.Close() }()
 	// What should fail is given up soon; what should work may take its time on a busy machine.
 	reach := func(address string, want bool) error {
 		patience := 300 * time.Millisecond
@@ -198,7 +198,7 @@ func TestNodesReachServersAndEachOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer again.Close()
+	defer func() { _ = again.Close() }()
 	if err := reach(again.Addr().String(), true); err != nil {
 		t.Errorf("after power-off and on: %v", err)
 	}
@@ -218,7 +218,7 @@ func TestUplink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pod.Close()
+	defer func() { _ = pod.Close() }()
 	for name, dial := range map[string]func(context.Context, string, string) (net.Conn, error){
 		"this machine": (&net.Dialer{}).DialContext, "the underlay": l.Underlay().DialContext,
 	} {
@@ -229,7 +229,7 @@ func TestUplink(t *testing.T) {
 			t.Errorf("from %s: %v", name, err)
 			continue
 		}
-		conn.Close()
+		_ = conn.Close()
 	}
 	other := lab.New(t)
 	if _, err := other.NewUnderlay(); err != nil {
@@ -248,18 +248,18 @@ func TestHintsReachNodes(t *testing.T) {
 	}
 	hinted := make(chan struct{}, 1)
 	agent := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hinted <- struct{}{} })}
-	defer agent.Close()
+	defer func() { _ = agent.Close() }()
 	go func() { _ = agent.Serve(listener) }()
 
 	git, err := l.GitServer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := git.Create("config"); err != nil {
+	if err := git.Create(t.Context(), "config"); err != nil {
 		t.Fatal(err)
 	}
 	git.Hint("refs/heads/main", "http://"+listener.Addr().String()+"/hint", "")
-	key, err := lab.NewKey(l.Dir, "alice@example.org")
+	key, err := lab.NewKey(t.Context(), l.Dir, "alice@example.org")
 	if err != nil {
 		t.Fatal(err)
 	}

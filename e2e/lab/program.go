@@ -92,7 +92,7 @@ func Busybox(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(work)
+	defer func() { _ = os.RemoveAll(work) }()
 	script := `apt-get download -q busybox-static || { apt-get update -q && apt-get download -q busybox-static; }
 dpkg-deb --fsys-tarfile busybox-static_*.deb | tar -x ./bin/busybox`
 	cmd := exec.CommandContext(ctx, "sh", "-e", "-c", script)

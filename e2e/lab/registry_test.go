@@ -79,7 +79,7 @@ func TestRegistryServesPodinfo(t *testing.T) {
 	}
 	registry.Down(true)
 	if response, err := http.Get("http://" + registry.Address() + "/v2/"); err == nil {
-		response.Body.Close()
+		_ = response.Body.Close()
 		t.Error("a registry that is down answered")
 	}
 }
@@ -112,7 +112,7 @@ func TestLayoutNamesTheImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer archive.Close()
+	defer func() { _ = archive.Close() }()
 	found := make(map[string]string)
 	for r := tar.NewReader(archive); ; {
 		header, err := r.Next()

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -69,7 +70,7 @@ func (r *Repo) configure() {
 func (r *Repo) Try(args ...string) (string, error) { return r.input(nil, args...) }
 
 func (r *Repo) input(stdin []byte, args ...string) (string, error) {
-	cmd := exec.Command("git", args...)
+	cmd := exec.CommandContext(r.t.Context(), "git", args...)
 	cmd.Dir = r.Dir
 	cmd.Env = gitEnv(r.Dir)
 	cmd.Stdin = bytes.NewReader(stdin)
@@ -316,8 +317,8 @@ func WithHeader(raw []byte, name, value string) []byte {
 }
 
 // Sign adds one more gpgsig header with the key's signature over the commit without signatures.
-func Sign(raw []byte, key *Key) ([]byte, error) {
-	signature, err := key.sign(Unsigned(raw))
+func Sign(ctx context.Context, raw []byte, key *Key) ([]byte, error) {
+	signature, err := key.sign(ctx, Unsigned(raw))
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // The network that nodes are plugged into.
@@ -163,13 +164,11 @@ func (u *Underlay) unplug(n *Node) error {
 	if err != nil {
 		return err
 	}
-	err = u.handle.LinkDel(link)
-	if err != nil {
-		if _, again := u.handle.LinkByName(n.cable()); again != nil {
-			return nil // the kernel was faster
-		}
+	// The kernel may be faster after all.
+	if err := u.handle.LinkDel(link); !errors.Is(err, unix.ENODEV) {
+		return err
 	}
-	return err
+	return nil
 }
 
 // Route sends what goes to these addresses, such as a node's podCIDR, to the node; from this machine

@@ -141,12 +141,12 @@ func (a *app) metricsHandler() http.Handler {
 		requests := maps.Clone(a.requests)
 		a.mu.Unlock()
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		fmt.Fprintf(w, "# TYPE http_requests_total counter\n")
+		_, _ = fmt.Fprintf(w, "# TYPE http_requests_total counter\n")
 		for _, code := range slices.Sorted(maps.Keys(requests)) {
-			fmt.Fprintf(w, "http_requests_total{status=\"%d\"} %d\n", code, requests[code])
+			_, _ = fmt.Fprintf(w, "http_requests_total{status=\"%d\"} %d\n", code, requests[code])
 		}
-		fmt.Fprintf(w, "# TYPE podinfo_build_info gauge\npodinfo_build_info{version=%q} 1\n", a.version)
-		fmt.Fprintf(w, "# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds %.3f\n", float64(start.UnixMilli())/1000)
+		_, _ = fmt.Fprintf(w, "# TYPE podinfo_build_info gauge\npodinfo_build_info{version=%q} 1\n", a.version)
+		_, _ = fmt.Fprintf(w, "# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds %.3f\n", float64(start.UnixMilli())/1000)
 	})
 }
 
@@ -195,7 +195,7 @@ func redis(ctx context.Context, address string, command []string) (string, error
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
 	request := fmt.Appendf(nil, "*%d\r\n", len(command))
 	for _, word := range command {

@@ -36,7 +36,7 @@ func ask(t *testing.T, method, url, body string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	content, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func TestCacheSpeaksRedis(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	go func() {
 		for _, answer := range []string{"+OK\r\n", "$5\r\nhello\r\n", "$-1\r\n", "-ERR no\r\n"} {
 			conn, err := listener.Accept()
@@ -145,7 +145,7 @@ func TestHealthServiceName(t *testing.T) {
 			t.Fatal(err)
 		}
 		body, err := io.ReadAll(response.Body)
-		response.Body.Close()
+		_ = response.Body.Close()
 		if got := response.Trailer.Get("Grpc-Status"); err != nil || got != want {
 			t.Errorf("service %q: status %q (%v), want %s", service, got, err, want)
 		}
@@ -181,7 +181,7 @@ func TestProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer listener.Close()
+		defer func() { _ = listener.Close() }()
 		return listener.Addr().(*net.TCPAddr).Port
 	}
 	port := free()
@@ -191,7 +191,7 @@ func TestProcess(t *testing.T) {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		response, err := http.Get("http://" + url)
 		if err == nil {
-			response.Body.Close()
+			_ = response.Body.Close()
 			break
 		}
 		if time.Now().After(deadline) {
