@@ -23,8 +23,9 @@ const fetchTimeout = 5 * time.Minute
 // Fetch brings the whole history of a ref ("refs/heads/main") into the store and returns the commit
 // where it points. When Fetch returns without an error, that commit and its tree can be read.
 //
-// It errors with [ErrUnreachable] when the remote did not deliver, with [ErrMissingRef] when it has
-// no such ref, and with an [*ObjectError] when what it sent is not fit for the store.
+// It errors with [ErrUnreachable] when the remote did not deliver, and with [ErrMissingRef] when it
+// has no such ref. Any other error says that what it sent is not fit for the store, or that the
+// disk failed; then the store is as it was.
 func (s *Store) Fetch(ctx context.Context, r Remote, ref string) (string, error) {
 	return s.fetch(ctx, r, ref, 0)
 }
@@ -179,7 +180,10 @@ func (s *Store) download(ctx context.Context, l location, r Remote, want plumbin
 	defer func() { _ = res.Close() }() // read to its end
 	f, err := os.CreateTemp(s.tempDir(), "tmp_fetch_")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("git store: %w", err)
+	}
+	if s.dir == "" {
+		_ = os.Remove(f.Name()) // nobody sweeps there; the open file is enough
 	}
 	n, err := io.Copy(f, io.LimitReader(sideband.NewDemuxer(sideband.Sideband64k, res), maxPackBytes+1))
 	switch {

@@ -96,6 +96,7 @@ func TestBudget(t *testing.T) {
 				time.Sleep(500 * time.Millisecond)
 			}
 			time.Sleep(5 * time.Minute)
+			synctest.Wait()
 			if got := f.content[len(f.content)-1]; got != last {
 				t.Errorf("newest content pushed is %s, want %s", got, last)
 			}
@@ -123,6 +124,7 @@ func TestFailuresAreRetriedAndReported(t *testing.T) {
 		}
 		set(w, "new")
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		if s := w.Status(); s.Pending || s.Err != "" || s.Pushes != 1 || s.LastOK.IsZero() {
 			t.Errorf("status at the end: %+v", s)
 		}
