@@ -73,18 +73,23 @@ func (r Resources) Fits(free Resources) (reasons []string) {
 }
 
 // Sub returns r less o. Neither is changed.
-func (r Resources) Sub(o Resources) Resources {
-	r.MilliCPU -= o.MilliCPU
-	r.Memory -= o.Memory
-	r.EphemeralStorage -= o.EphemeralStorage
-	r.Pods -= o.Pods
+func (r Resources) Sub(o Resources) Resources { return r.plus(o, -1) }
+
+// Add returns r and o together. Neither is changed.
+func (r Resources) Add(o Resources) Resources { return r.plus(o, 1) }
+
+func (r Resources) plus(o Resources, sign int64) Resources {
+	r.MilliCPU += sign * o.MilliCPU
+	r.Memory += sign * o.Memory
+	r.EphemeralStorage += sign * o.EphemeralStorage
+	r.Pods += sign * o.Pods
 	if len(o.Extended) > 0 {
 		r.Extended = maps.Clone(r.Extended)
 		if r.Extended == nil {
 			r.Extended = map[corev1.ResourceName]int64{}
 		}
 		for name, v := range o.Extended {
-			r.Extended[name] -= v
+			r.Extended[name] += sign * v
 		}
 	}
 	return r

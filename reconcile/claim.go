@@ -59,7 +59,7 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 		}
 	}
 	if a.Node == "" {
-		if x.beside != nil && p.stopInstead(x) {
+		if x.beside != nil && p.stopInstead(x, *free) {
 			return
 		}
 		say(RulePlacement, a.Reason)
@@ -157,8 +157,8 @@ func (p *pass) gate(app string) string {
 // stopInstead lets a slot stop first whose new pod fits on no node beside the old one. Counting
 // others' documents is not enough for that, as the order of surges and stops no longer bounds it;
 // so it is for workloads that run on this node alone, whose documents are never stale.
-func (p *pass) stopInstead(x *want) bool {
-	if x.beside.Node != p.in.Self || x.w.strategy.unavailable == 0 {
+func (p *pass) stopInstead(x *want, free placement.Resources) bool {
+	if x.beside.Node != p.in.Self || x.w.strategy.unavailable == 0 || !p.fitsWithout(x, free) {
 		return false
 	}
 	for _, s := range x.w.slots {
@@ -176,6 +176,16 @@ func (p *pass) stopInstead(x *want) bool {
 	x.w.roll.places[x.s.index].surging = false
 	p.change(x.w, x.s, *x.beside, fmt.Sprintf("revision %s follows and does not fit beside it", x.template.Revision))
 	return true
+}
+
+// fitsWithout reports whether this node could run the new pod were the old one gone.
+func (p *pass) fitsWithout(x *want, free placement.Resources) bool {
+	i := slices.IndexFunc(p.nodes, func(n Node) bool { return n.Node.Name == p.in.Self })
+	if i < 0 {
+		return false
+	}
+	z, n := p.size(x.w, x.template), p.placementNode(p.nodes[i])
+	return z.constraints.Admits(&n) == "" && len(z.requests.Fits(free.Add(p.uses(x.w, *x.beside)))) == 0
 }
 
 // start claims a slot for this node.

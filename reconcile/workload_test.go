@@ -201,6 +201,17 @@ func TestSurgeThatDoesNotFit(t *testing.T) {
 	}
 }
 
+func TestSurgeThatFitsNowhereKeepsTheOldPod(t *testing.T) {
+	w := newWorld(t)
+	w.push(Object{Object: deployment("a", 2, 1, 1)})
+	w.run(5 * time.Second)
+	big := deployment("b", 1, 1, 1)
+	big.Spec.Template = template("b", "100")
+	w.push(Object{Object: big})
+	w.run(10 * time.Second)
+	expect(t, w, 1, 1, "a100m00000")
+}
+
 func pod(image string, policy corev1.RestartPolicy) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "job", Namespace: "default", UID: "uid-pod"}}
 	p.Spec = template(image, "100m").Spec
