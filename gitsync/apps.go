@@ -31,17 +31,17 @@ func (c *candidate) refuse(reason string, problems []manifest.Problem) {
 
 // render renders an app at this commit. It returns the app's rendering at the position, or its
 // accepted one, when that would come out again.
-func (s *step) render(u *appUnit, app v1alpha1.App) *rendering {
+func (s *step) render(u *appUnit, app v1alpha1.App) (*rendering, error) {
 	version := s.next.cluster.spec.Spec.Version
 	if r := u.position(); s.prev != nil && r != nil && !r.unreadable && r.app == app && r.version == version && !s.reads(r) {
-		return r
+		return r, nil
 	}
 	for _, r := range []*rendering{u.at, u.accepted} {
 		if r != nil && !r.unreadable && r.app == app && r.version == version && r.trace.Unchanged(s.tree) {
-			return r
+			return r, nil
 		}
 	}
-	return s.load(&s.next.cluster.spec, app)
+	return render(&s.loader, s.tree, &s.next.cluster.spec, app)
 }
 
 // reads reports whether a rendering looked at a path that the commit changed, or at a folder above
@@ -63,10 +63,6 @@ func (s *step) reads(r *rendering) bool {
 	return false
 }
 
-func (s *step) load(cluster *v1alpha1.Cluster, app v1alpha1.App) *rendering {
-	return render(&s.loader, s.tree, cluster, app)
-}
-
 // stay makes r the rendering of the position.
 func (u *appUnit) stay(r *rendering) {
 	u.at = r
@@ -83,7 +79,10 @@ func (s *step) apps(ctx context.Context) error {
 	candidates := make(map[string]*candidate, len(apps))
 	there := map[string]bool{} // the objects of this commit, whichever app has them
 	for _, name := range names {
-		c := s.candidate(apps[name])
+		c, err := s.candidate(apps[name])
+		if err != nil {
+			return err
+		}
 		candidates[name] = c
 		for k := range c.r.digests {
 			there[k] = true
@@ -116,16 +115,19 @@ func (s *step) apps(ctx context.Context) error {
 }
 
 // candidate judges one app by itself.
-func (s *step) candidate(app v1alpha1.App) *candidate {
+func (s *step) candidate(app v1alpha1.App) (*candidate, error) {
 	u := &appUnit{}
 	if old := s.next.apps[app.Name]; old != nil {
 		u = old.clone()
 	}
 	before := u.position()
-	r := s.render(u, app)
+	r, err := s.render(u, app)
+	if err != nil {
+		return nil, err
+	}
 	c := &candidate{unit: u, r: r, touched: r != before}
 	if r == u.accepted {
-		return c // nothing stands against what is accepted already
+		return c, nil // nothing stands against what is accepted already
 	}
 	changed := u.clear(before, r)
 	if denial := s.judgeApp(c, app.Name, before, changed); denial != "" {
@@ -136,13 +138,13 @@ func (s *step) candidate(app v1alpha1.App) *candidate {
 			u.broken = append(u.broken, s.actor())
 		}
 		c.refuse(summary(r.errors), r.errors)
-		return c
+		return c, nil
 	}
 	u.broken = nil
 	if reason := u.laundered(r, s.next.tainted); reason != "" {
 		c.refuse(reason, nil)
 	}
-	return c
+	return c, nil
 }
 
 // judgeApp asks whether the signer may change the app, and each object that the commit changes. What

@@ -13,10 +13,14 @@ import (
 )
 
 // loadCluster reads the cluster's own files; what is wrong with them comes back as problems.
-func loadCluster(tree *gitstore.Tree) (*clusterUnit, []manifest.Problem) {
+func loadCluster(t *gitstore.Tree) (*clusterUnit, []manifest.Problem, error) {
+	tree := &wholeTree{Tree: t}
 	c, problems := manifest.LoadCluster(tree)
+	if tree.lost != nil {
+		return nil, nil, tree.lost
+	}
 	if len(problems) > 0 {
-		return nil, inUnit(ClusterUnit, problems)
+		return nil, inUnit(ClusterUnit, problems), nil
 	}
 	u := &clusterUnit{spec: c.Spec, nodes: c.Nodes}
 	var err error
@@ -28,7 +32,7 @@ func loadCluster(tree *gitstore.Tree) (*clusterUnit, []manifest.Problem) {
 	}
 	var bad []manifest.Problem
 	u.policies, bad = preparePolicies(c.Policies)
-	return u, inUnit(ClusterUnit, append(problems, bad...))
+	return u, inUnit(ClusterUnit, append(problems, bad...)), nil
 }
 
 func inUnit(unit string, problems []manifest.Problem) []manifest.Problem {
@@ -87,42 +91,46 @@ func verb(was, now map[string]string, key string) Verb {
 }
 
 // cluster judges the cluster's own files at a commit of a known signer.
-func (s *step) cluster(files map[string]string, denial string) {
+func (s *step) cluster(files map[string]string, denial string) error {
 	n, old := s.next, s.prev.cluster
 	if maps.Equal(files, old.files) {
 		c := *old
 		c.commit, c.at, c.refusals = s.at, old.files, nil
 		n.cluster = &c
-		return
+		return nil
 	}
 	if denial != "" {
 		s.keepCluster(files, denial, nil)
-		return
+		return nil
 	}
 	for _, p := range differing(old.files, files) {
 		if mark, ok := n.tainted[p]; ok {
 			s.keepCluster(files, unmarked(p, mark.By), nil)
-			return
+			return nil
 		}
 	}
-	c, problems := loadCluster(s.tree)
+	c, problems, err := loadCluster(s.tree)
+	if err != nil {
+		return err
+	}
 	if len(problems) == 0 && c.spec.Name != old.spec.Name {
 		problems = []manifest.Problem{{App: ClusterUnit, Path: v1alpha1.ClusterFile, Field: "metadata.name",
 			Reason: fmt.Sprintf("is %q for the cluster's whole life, got %q", old.spec.Name, c.spec.Name)}}
 	}
 	if len(problems) > 0 {
 		s.keepCluster(files, summary(problems), problems)
-		return
+		return nil
 	}
 	if denial := s.judgeApps(old.spec.Spec.Apps, c.spec.Spec.Apps); denial != "" {
 		if base, ok := s.changed[v1alpha1.ClusterFile]; ok {
 			n.mark(v1alpha1.ClusterFile, base, files[v1alpha1.ClusterFile], s.at.ID)
 		}
 		s.keepCluster(files, denial, nil)
-		return
+		return nil
 	}
 	c.commit, c.files, c.at = s.at, files, files
 	n.cluster = c
+	return nil
 }
 
 // keepCluster leaves the cluster's own files at their accepted version.

@@ -172,9 +172,9 @@ func (s *Syncer) rebuild(ctx context.Context, st *savedState) (walked, error) {
 	if err != nil {
 		return walked{}, err
 	}
-	cluster, problems := loadCluster(clusterTree)
-	if len(problems) > 0 {
-		return walked{}, errDamaged
+	cluster, problems, err := loadCluster(clusterTree)
+	if err != nil || len(problems) > 0 {
+		return walked{}, errors.Join(err, errDamaged)
 	}
 	cluster.commit, cluster.refusals = st.Cluster, st.ClusterRefusals
 	if cluster.files, err = clusterFiles(clusterTree); err != nil {
@@ -194,7 +194,11 @@ func (s *Syncer) rebuild(ctx context.Context, st *savedState) (walked, error) {
 		if err != nil {
 			return walked{}, err
 		}
-		u.stay(now.render(u, apps[name]))
+		r, err := now.render(u, apps[name])
+		if err != nil {
+			return walked{}, err
+		}
+		u.stay(r)
 		p.apps[name] = u
 	}
 	w := walked{base: p, straight: st.Straight}
@@ -231,7 +235,10 @@ func (s *Syncer) rebuildApp(a savedApp) (*appUnit, error) {
 		return nil, err
 	}
 	cluster := v1alpha1.Cluster{Spec: v1alpha1.ClusterSpec{Version: a.Version}}
-	r := render(&s.walker.loader, tree, &cluster, a.App)
+	r, err := render(&s.walker.loader, tree, &cluster, a.App)
+	if err != nil {
+		return nil, err
+	}
 	if !r.ok() || len(r.objects) != len(a.Members) {
 		return nil, errDamaged
 	}

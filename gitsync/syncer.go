@@ -139,7 +139,7 @@ func (s *Syncer) follow(ctx context.Context, head string) (alarm string, err err
 	if s.walker == nil {
 		// Without the commit in the store there is nothing to compare the branch with.
 		known, err := s.store.IsAncestor(s.cfg.Introduction, head)
-		if missing, ok := errors.AsType[*gitstore.ObjectError](err); ok && missing.ID == s.cfg.Introduction {
+		if missing, ok := errors.AsType[*gitstore.ObjectError](err); ok && missing.Missing && missing.ID == s.cfg.Introduction {
 			known, err = false, nil
 		}
 		if err != nil {

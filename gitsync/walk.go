@@ -103,7 +103,7 @@ type examined struct {
 func (w *walker) examine(id string, signers *trust.AllowedSigners) (*examined, error) {
 	x := &examined{at: reconcile.Commit{ID: id}}
 	c, err := w.store.Commit(id)
-	if bad, ok := errors.AsType[*gitstore.ObjectError](err); ok {
+	if bad, ok := errors.AsType[*gitstore.ObjectError](err); ok && !bad.Missing {
 		if x.at.Level, err = w.store.Level(id); err != nil {
 			return nil, err
 		}
@@ -175,7 +175,10 @@ func (w *walker) first(ctx context.Context, id string) (*position, error) {
 	if err != nil {
 		return fail("%w", err)
 	}
-	cluster, problems := loadCluster(tree)
+	cluster, problems, err := loadCluster(tree)
+	if err != nil {
+		return fail("%w", err)
+	}
 	if len(problems) > 0 {
 		errs := make([]error, len(problems))
 		for i, p := range problems {
@@ -284,7 +287,10 @@ func (s *step) refused() error {
 	for _, app := range n.cluster.spec.Spec.Apps {
 		u := n.apps[app.Name].clone()
 		before := u.position()
-		r := s.render(u, app)
+		r, err := s.render(u, app)
+		if err != nil {
+			return err
+		}
 		if r == before {
 			continue
 		}
@@ -324,7 +330,9 @@ func (s *step) vouched(ctx context.Context) error {
 		}
 	}
 	n.blind, n.silent = "", nil
-	s.cluster(files, denial)
+	if err := s.cluster(files, denial); err != nil {
+		return err
+	}
 	before := n.apps
 	if err := s.apps(ctx); err != nil {
 		return err
