@@ -128,7 +128,8 @@ func sweepDir(dir string) error {
 	}
 	for _, entry := range entries {
 		if entry.IsDir() && orphaned(entry.Name()) {
-			if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+			// Another user's directory is for that user to sweep.
+			if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil && !errors.Is(err, fs.ErrPermission) {
 				return err
 			}
 		}
