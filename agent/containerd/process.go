@@ -28,26 +28,28 @@ type process struct {
 
 // find returns the daemon that serves p, or nil when none does.
 func find(p paths) (*process, error) {
-	lock, err := takeLock(p.lock)
-	if err == nil {
-		lock.Close()
-		return nil, nil
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // not even the directory
-	}
-	if !errors.Is(err, errLocked) {
-		return nil, err
-	}
-	// A daemon that has just started holds the lock before it has written its record.
-	for range 50 {
+	var unclear error
+	// One that has just started holds the lock before it has written its record, and one that is
+	// ending holds it for a moment longer than it can be found.
+	for range 250 {
+		lock, err := takeLock(p.lock)
+		if err == nil {
+			lock.Close()
+			return nil, nil
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, nil // not even the directory
+		}
+		if !errors.Is(err, errLocked) {
+			return nil, err
+		}
 		var proc *process
-		if proc, err = fromRecord(p); err == nil {
+		if proc, unclear = fromRecord(p); unclear == nil {
 			return proc, nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return nil, fmt.Errorf("a daemon holds %s, but %w", p.lock, err)
+	return nil, fmt.Errorf("a daemon holds %s, but %w", p.lock, unclear)
 }
 
 func fromRecord(p paths) (*process, error) {
