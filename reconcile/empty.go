@@ -102,10 +102,13 @@ func (p *pass) revisionFor(w *workload, s *slot) (*Template, string) {
 	return newest, ""
 }
 
-// running is the newest revision that any slot of the workload runs.
+// running is the newest revision that any slot of the workload runs, or ran last.
 func (p *pass) running(w *workload) *Template {
 	for i := range w.templates {
 		for _, s := range w.slots {
+			if p.state.Slots[s.key].Revision == w.templates[i].Revision {
+				return &w.templates[i]
+			}
 			for _, list := range [][]Instance{s.now, s.old, s.leaving} {
 				for _, m := range list {
 					if m.Revision == w.templates[i].Revision {

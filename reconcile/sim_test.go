@@ -165,6 +165,11 @@ func (w *world) step() Decision {
 	w.declines = append(w.declines, w.last.Declines...)
 	_, again := Step(w.state, w.input())
 	if len(again.Actions) > 0 {
+		for _, d := range [][]SlotDecision{w.last.Slots, again.Slots} {
+			for _, e := range d {
+				w.t.Logf("%s/%d: %s %s on %s %v: %s", e.Owner, e.Slot.Ordinal, e.Rule, e.Revision, e.Node, e.Candidates, e.Reason)
+			}
+		}
 		w.t.Fatalf("after all actions were carried out, Step asks for %v\nlog:\n%s", again.Actions, w.story())
 	}
 	if w.checked != nil {
