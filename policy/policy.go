@@ -79,7 +79,7 @@ func (m Message) String() string {
 
 // Verdict is the outcome of one evaluation; both lists are sorted by file, line, field and text.
 type Verdict struct {
-	Denied   []Message // nobody may take this object over unless it is empty
+	Denied   []Message // why the object is refused; empty when no rule denied
 	Warnings []Message
 	// Undecided says why there is no verdict: the rules ran out of steps or contradict themselves.
 	// It is no refusal: the caller retries with the next commit and raises an alarm meanwhile.
