@@ -195,12 +195,12 @@ func fraction(a, b int64) uint64 {
 }
 
 func (p *planner) classOf(cs *Constraints) *class {
-	print := cs.fingerprint()
-	if c, ok := p.classes[print]; ok {
+	key := cs.fingerprint()
+	if c, ok := p.classes[key]; ok {
 		return c
 	}
 	c := &class{id: len(p.classes), matcher: newMatcher(cs), reasons: make([]string, len(p.nodes))}
-	p.classes[print] = c
+	p.classes[key] = c
 	scores := make([][2]int64, len(p.nodes))
 	var top [2]int64
 	for i := range p.nodes {

@@ -206,7 +206,7 @@ func (p *pass) start(x *want) {
 	if x.beside != nil {
 		reason = fmt.Sprintf("replaces %s at revision %s", x.beside.Name, i.Revision)
 	}
-	p.starts = append(p.starts, Action{Kind: Start, Instance: i, Pod: p.pod(x.w, x.template, i), Reason: reason, By: i.Cause})
+	p.starts = append(p.starts, Action{Kind: Start, Instance: i, Pod: newPod(x.w, x.template, i), Reason: reason, By: i.Cause})
 	if i.Revision == x.w.revision {
 		x.s.now = append(x.s.now, i)
 	} else {

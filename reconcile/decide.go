@@ -23,7 +23,7 @@ type want struct {
 func (p *pass) decide(w *workload) {
 	w.roll = p.rolloutOf(w)
 	for _, m := range w.surplus {
-		p.stop(m, w.object.Commit.ID, p.surplusReason(w, m))
+		p.stop(m, w.object.Commit.ID, w.surplusReason(m))
 	}
 	taint, driven := p.evictedBy(w)
 	for _, s := range w.slots {
@@ -45,7 +45,7 @@ func (p *pass) decide(w *workload) {
 	}
 }
 
-func (p *pass) surplusReason(w *workload, m Instance) string {
+func (w *workload) surplusReason(m Instance) string {
 	if w.kind == kindDaemonSet {
 		return fmt.Sprintf("%s does not select node %s any more", w.name, m.Node)
 	}

@@ -135,6 +135,7 @@ func (x trial) moves(s *scene) (out []move) {
 			how, _ := x.view(s, i).may(i)
 			m := n
 			switch how {
+			case wait:
 			case surgeBeside:
 				m.surging, m.next = true, target
 				add(s.with(i, m), "node %d starts %s beside %s in slot %d", i, letter(target), letter(n.revision), i)

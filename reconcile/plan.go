@@ -52,7 +52,7 @@ func (p *pass) planInput() placement.Input {
 	waves := p.waves()
 	for _, x := range p.wants {
 		z := p.size(x.w, x.template)
-		e := placement.Slot{Key: x.key(), Requests: z.requests, Constraints: z.constraints, Priority: priority(&x.template.Spec.Spec), Node: p.fixed(x.w, x.s, x.template), Wave: waves[x.cause.name]}
+		e := placement.Slot{Key: x.key(), Requests: z.requests, Constraints: z.constraints, Priority: priority(&x.template.Spec.Spec), Node: x.fixed(), Wave: waves[x.cause.name]}
 		if x.beside != nil {
 			e.Incumbent = x.beside.Node
 		} else if r, ok := p.releases[x.s.key]; ok {
@@ -89,12 +89,9 @@ func (p *pass) planInput() placement.Input {
 	return in
 }
 
-// fixed is the only node that will do for a slot.
-func (p *pass) fixed(w *workload, s *slot, t *Template) string {
-	if w.kind == kindDaemonSet {
-		return s.id.Node
-	}
-	return t.Spec.Spec.NodeName
+// fixed is the only node that will do for a want; "" when any may.
+func (x *want) fixed() string {
+	return cmp.Or(x.s.id.Node, x.template.Spec.Spec.NodeName)
 }
 
 // waves numbers the causes of the slots that are open, oldest first, from 1.
@@ -122,7 +119,7 @@ type size struct {
 func (p *pass) size(w *workload, t *Template) size {
 	z, ok := p.sizes[t]
 	if !ok {
-		spec := p.spec(w, t)
+		spec := podSpec(w, t)
 		z = size{placement.RequestsOf(spec), placement.ConstraintsOf(spec)}
 		p.sizes[t] = z
 	}

@@ -116,8 +116,8 @@ func UnmarshalInstance(pod *corev1.Pod) (Instance, error) {
 	}, nil
 }
 
-// pod builds what is to run, as a Kubernetes controller and the admission plugins would leave it.
-func (p *pass) pod(w *workload, t *Template, i Instance) *corev1.Pod {
+// newPod builds what is to run, as a Kubernetes controller and the admission plugins would leave it.
+func newPod(w *workload, t *Template, i Instance) *corev1.Pod {
 	id, err := json.Marshal(identity{
 		i.Slot, i.Revision, i.Epoch, i.Node, i.Boot, i.Claimed, i.Cause, i.Commit, i.App, i.Kind, i.Namespace, i.Owner, i.Name, i.UID,
 	})
@@ -127,7 +127,7 @@ func (p *pass) pod(w *workload, t *Template, i Instance) *corev1.Pod {
 	pod := &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: kindPod},
 		ObjectMeta: *t.Spec.ObjectMeta.DeepCopy(),
-		Spec:       *p.spec(w, t).DeepCopy(),
+		Spec:       *podSpec(w, t).DeepCopy(),
 	}
 	pod.Name, pod.GenerateName, pod.Namespace, pod.UID = i.Name, "", i.Namespace, i.UID
 	pod.CreationTimestamp = metav1.NewTime(i.Claimed.Truncate(time.Second))
@@ -150,8 +150,8 @@ func (p *pass) pod(w *workload, t *Template, i Instance) *corev1.Pod {
 	return pod
 }
 
-// spec is the pod spec of a template with the tolerations that Kubernetes adds.
-func (p *pass) spec(w *workload, t *Template) *corev1.PodSpec {
+// podSpec is the pod spec of a template with the tolerations that Kubernetes adds.
+func podSpec(w *workload, t *Template) *corev1.PodSpec {
 	spec := t.Spec.Spec
 	spec.Tolerations = slices.Clone(spec.Tolerations)
 	if w.kind == kindDaemonSet {

@@ -108,7 +108,7 @@ func (p *pass) addSlots(w *workload) {
 			}
 		}
 	}
-	c := placement.ConstraintsOf(p.spec(w, &w.templates[0]))
+	c := placement.ConstraintsOf(podSpec(w, &w.templates[0]))
 	for _, n := range p.nodes {
 		pn := p.placementNode(n)
 		if c.Admits(&pn) == "" || running[n.Node.Name] && c.Keeps(&pn) {
