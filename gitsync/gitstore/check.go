@@ -81,8 +81,10 @@ func (k treeChecker) dir(id plumbing.Hash, dir string, depth int) (treeSize, err
 			continue
 		}
 		if depth == k.limits.Depth {
-			return size, &ObjectError{ID: e.ID, Path: path.Join(dir, e.Name),
-				Reason: fmt.Sprintf("lies more than %d directories deep", k.limits.Depth)}
+			return size, &ObjectError{
+				ID: e.ID, Path: path.Join(dir, e.Name),
+				Reason: fmt.Sprintf("lies more than %d directories deep", k.limits.Depth),
+			}
 		}
 		sub, err := parseID(e.ID)
 		if err != nil {
@@ -134,8 +136,10 @@ func (k treeChecker) read(key checkedTree, dir string) (entries []TreeEntry, siz
 	}
 	n, err := s.objects.EncodedObjectSize(key.id)
 	if err == nil && n > maxTreeBytes {
-		return nil, size, false, &ObjectError{ID: key.id.String(), Path: dir,
-			Reason: fmt.Sprintf("is a listing of %d bytes, more than the limit of %d", n, maxTreeBytes)}
+		return nil, size, false, &ObjectError{
+			ID: key.id.String(), Path: dir,
+			Reason: fmt.Sprintf("is a listing of %d bytes, more than the limit of %d", n, maxTreeBytes),
+		}
 	}
 	entries, err = s.treeLocked(key.id)
 	if err != nil {
@@ -163,8 +167,10 @@ func (k treeChecker) read(key checkedTree, dir string) (entries []TreeEntry, siz
 		case err != nil:
 			return nil, size, false, fmt.Errorf("git store: read %s: %w", id, err)
 		case n > k.limits.BlobBytes:
-			return nil, size, false, &ObjectError{ID: e.ID, Path: path.Join(dir, e.Name),
-				Reason: fmt.Sprintf("is %d bytes large, more than the limit of %d", n, k.limits.BlobBytes)}
+			return nil, size, false, &ObjectError{
+				ID: e.ID, Path: path.Join(dir, e.Name),
+				Reason: fmt.Sprintf("is %d bytes large, more than the limit of %d", n, k.limits.BlobBytes),
+			}
 		}
 	}
 	return entries, size, false, nil

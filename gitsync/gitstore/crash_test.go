@@ -19,7 +19,7 @@ func TestKilled(t *testing.T) {
 		fetchForever(t, dir, os.Getenv("PLEACH_TEST_REMOTE"))
 		return
 	}
-	const rounds = 8
+	const rounds = 5
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

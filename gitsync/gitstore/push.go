@@ -138,7 +138,10 @@ func (s *Store) receivePack(ctx context.Context, r Remote, updates []Update, pac
 	}
 	report, err := session.ReceivePack(ctx, req)
 	if report == nil {
-		return unreachable(r, "push to", errors.Join(err, errNoReport(err)))
+		if err == nil {
+			err = errors.New("server ended without a report")
+		}
+		return unreachable(r, "push to", err)
 	}
 	for _, status := range report.CommandStatuses {
 		if status.Error() != nil {
@@ -152,13 +155,6 @@ func (s *Store) receivePack(ctx context.Context, r Remote, updates []Update, pac
 		return unreachable(r, "push to", err)
 	}
 	return nil
-}
-
-func errNoReport(err error) error {
-	if err != nil {
-		return nil
-	}
-	return errors.New("server ended without a report")
 }
 
 // settle finds out what became of a push that did not report success: servers word a lost race in

@@ -146,7 +146,7 @@ func TestPushRejected(t *testing.T) {
 // Twelve push at once from the same commit, again and again: there is always exactly one winner,
 // the ref is where he put it, and everybody else is told that he lost.
 func TestOneWinner(t *testing.T) {
-	const writers, rounds = 12, 6
+	const writers, rounds = 12, 4
 	l := newLab(t)
 	for name, remote := range l.remotes() {
 		t.Run(name, func(t *testing.T) {

@@ -168,9 +168,8 @@ func unreachable(r Remote, step string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s %s: %w", step, r, err)
 	}
-	var ue *url.Error // its text repeats the URL
-	if errors.As(err, &ue) {
-		err = ue.Err
+	if ue, ok := errors.AsType[*url.Error](err); ok {
+		err = ue.Err // without the URL, which its text repeats
 	}
 	switch {
 	case errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed):

@@ -121,7 +121,7 @@ func TestStoreMendsItself(t *testing.T) {
 		// A reader may be the first to notice.
 		if err := s.CheckTree(head, gitstore.DefaultLimits()); err != nil {
 			oe, ok := errors.AsType[*gitstore.ObjectError](err)
-			if !errors.Is(err, gitstore.ErrIncomplete) && !(ok && oe.Missing) {
+			if !errors.Is(err, gitstore.ErrIncomplete) && (!ok || !oe.Missing) {
 				t.Errorf("a loss is taken for a bad commit: %v", err)
 			}
 		}
@@ -205,17 +205,17 @@ func TestHostilePacks(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		switch {
 		case r.Method == http.MethodGet:
-			fmt.Fprint(w, pkt("version 2\n")+pkt("ls-refs\n")+"0000")
+			_, _ = io.WriteString(w, pkt("version 2\n")+pkt("ls-refs\n")+"0000")
 		case bytes.Contains(body, []byte("ls-refs")):
-			fmt.Fprint(w, pkt(want+" "+mainRef+"\n")+"0000")
+			_, _ = io.WriteString(w, pkt(want+" "+mainRef+"\n")+"0000")
 		default:
-			fmt.Fprint(w, pkt("NAK\n"))
+			_, _ = io.WriteString(w, pkt("NAK\n"))
 			for rest := pack; len(rest) > 0; {
 				n := min(len(rest), 60_000)
-				fmt.Fprint(w, pkt("\x01"+string(rest[:n])))
+				_, _ = io.WriteString(w, pkt("\x01"+string(rest[:n])))
 				rest = rest[n:]
 			}
-			fmt.Fprint(w, "0000")
+			_, _ = io.WriteString(w, "0000")
 		}
 	}))
 	defer srv.Close()

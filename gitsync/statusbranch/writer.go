@@ -133,7 +133,7 @@ func (w *Writer) Status() Status {
 func (w *Writer) Run(ctx context.Context) error {
 	retry := minRetry
 	var notBefore time.Time
-	for {
+	for ctx.Err() == nil {
 		files, dirty := w.newest()
 		if !dirty {
 			select {
@@ -153,19 +153,18 @@ func (w *Writer) Run(ctx context.Context) error {
 		}
 		err := w.attempt(ctx, files)
 		switch {
-		case ctx.Err() != nil:
-			return nil
 		case err == nil:
 			retry = minRetry
 		case errors.Is(err, gitstore.ErrLostRace):
 			// Read again at once, while the budget lasts; the pause keeps two writers apart.
 			notBefore = time.Now().Add(w.jittered(200 * time.Millisecond))
-		default:
+		case ctx.Err() == nil:
 			notBefore = time.Now().Add(w.jittered(retry))
 			w.log.Warn("status push failed", "err", err, "retryIn", time.Until(notBefore))
 			retry = min(2*retry, maxRetry)
 		}
 	}
+	return nil
 }
 
 // jittered is between half of d and d.

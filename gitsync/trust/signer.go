@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -12,11 +13,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
+
+// agentTimeout bounds the connecting to a socket of this machine.
+const agentTimeout = 5 * time.Second
 
 // SigningKey signs commits: a key from a file, or one that an ssh-agent holds.
 type SigningKey struct {
@@ -110,7 +115,7 @@ func AgentKey(socket string, want ssh.PublicKey) (*SigningKey, error) {
 	if socket == "" {
 		return nil, errors.New("ssh-agent: none is running; start one and set SSH_AUTH_SOCK, or name a key file")
 	}
-	conn, err := net.Dial("unix", socket)
+	conn, err := (&net.Dialer{Timeout: agentTimeout}).DialContext(context.Background(), "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("ssh-agent: %w", err)
 	}

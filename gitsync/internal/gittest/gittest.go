@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -49,7 +50,7 @@ func New(t testing.TB) *Lab {
 		l.Requests.Add(1)
 		h := *backend
 		if p := r.Header.Get("Git-Protocol"); p != "" {
-			h.Env = append(h.Env[:len(h.Env):len(h.Env)], "GIT_PROTOCOL="+p)
+			h.Env = append(slices.Clip(h.Env), "GIT_PROTOCOL="+p)
 		}
 		h.ServeHTTP(w, r)
 	}))
