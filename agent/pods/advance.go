@@ -281,7 +281,7 @@ func (w *worker) getImage(ctx context.Context, c *container, now time.Time, due 
 	if c.imageReady || w.busy(key) || w.busy(c.spec.Name) {
 		return
 	}
-	if now.Before(c.retry.at) && isImageReason(c.reason) {
+	if now.Before(c.retry.at) {
 		if c.reason == images.ErrImagePull {
 			c.reason = images.ImagePullBackOff
 			c.message = fmt.Sprintf("Back-off pulling image %q: %s: %s", c.spec.Image, images.ErrImagePull, c.message)
@@ -307,8 +307,8 @@ func (w *worker) imageOutcome(c *container, image images.Image, err error) {
 		c.image, c.imageReady = image, true
 		if isImageReason(c.reason) {
 			c.reason, c.message = "", ""
+			c.retry.at = time.Time{}
 		}
-		c.retry.at = time.Time{}
 		if image.Pulled {
 			w.eventf(corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s", c.spec.Image, image.Took.Round(time.Millisecond))
 		} else {
