@@ -6,6 +6,9 @@ import (
 	"maps"
 	"slices"
 
+	"golang.org/x/crypto/ssh"
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/gitsync/manifest"
 	"github.com/pleachdev/pleach/gitsync/trust"
@@ -26,13 +29,24 @@ func loadCluster(t *gitstore.Tree) (*clusterUnit, []manifest.Problem, error) {
 	var err error
 	if u.signers, err = trust.ParseAllowedSigners(manifest.SignersFile, c.Signers); err != nil {
 		problems = append(problems, lineProblems(err)...)
-	} else if !slices.ContainsFunc(u.signers.Signers(), func(s trust.Signer) bool { return s.Git }) {
+	} else if u.signers = u.signers.WithNodes(nodeKeys(c.Nodes)); !u.signers.AnyPerson() {
 		problems = append(problems, manifest.Problem{Path: manifest.SignersFile,
 			Reason: "names nobody who may sign for git: no later commit could be accepted"})
 	}
 	var bad []manifest.Problem
 	u.policies, bad = preparePolicies(c.Policies)
 	return u, inUnit(ClusterUnit, append(problems, bad...)), nil
+}
+
+// nodeKeys are the public keys of each node. The loader has read them before.
+func nodeKeys(nodes []*corev1.Node) map[string][]ssh.PublicKey {
+	all := map[string][]ssh.PublicKey{}
+	for _, n := range nodes {
+		if keys, err := trust.ParseNodeKeys(n.Annotations[v1alpha1.NodeKeyAnnotation]); err == nil {
+			all[n.Name] = keys
+		}
+	}
+	return all
 }
 
 func inUnit(unit string, problems []manifest.Problem) []manifest.Problem {

@@ -48,7 +48,7 @@ const (
 )
 
 // AddNode writes nodes/<name>.yaml into the config repository in dir, with the next free part of
-// the cluster's podCIDR, and commits it. Other changes in the working tree are left alone.
+// the cluster's podCIDR, gives the node's key a line in trust/allowed_signers, and commits both. Other changes in the working tree are left alone.
 func AddNode(dir string, node NodeOptions, user User) (commitID string, err error) {
 	r, err := git.PlainOpen(dir)
 	if err != nil {
@@ -70,12 +70,17 @@ func AddNode(dir string, node NodeOptions, user User) (commitID string, err erro
 			return "", fmt.Errorf("%s: is staged already and would go into the same commit; commit or unstage it first", name)
 		}
 	}
+	if s, ok := status[manifest.SignersFile]; ok && s.Worktree != git.Unmodified {
+		return "", fmt.Errorf("%s: has changes that would go into the same commit; commit or restore them first", manifest.SignersFile)
+	}
 	file, err := addNode(dir, node)
 	if err != nil {
 		return "", err
 	}
-	if _, err := w.Add(file); err != nil {
-		return "", fmt.Errorf("git add %s: %w", file, err)
+	for _, path := range []string{file, manifest.SignersFile} {
+		if _, err := w.Add(path); err != nil {
+			return "", fmt.Errorf("git add %s: %w", path, err)
+		}
 	}
 	id, err := commit(w, user, "nodes: add "+node.Name)
 	if err != nil {
@@ -167,7 +172,24 @@ func addNode(dir string, o NodeOptions) (string, error) {
 	if err != nil {
 		return "", errors.Join(err, os.Remove(path))
 	}
-	return file, nil
+	return file, addSigner(dir, o.Name, nodeKey)
+}
+
+// addSigner gives the node's key a line in trust/allowed_signers, so that git shows the node's
+// status commits as good. The verifier counts no node's key for anything else.
+func addSigner(dir, name, nodeKeys string) error {
+	path := filepath.Join(dir, filepath.FromSlash(manifest.SignersFile))
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if len(data) > 0 && data[len(data)-1] != '\n' {
+		data = append(data, '\n')
+	}
+	for key := range strings.SplitSeq(nodeKeys, ",") {
+		data = fmt.Appendf(data, "node/%s namespaces=\"git\" %s\n", name, strings.TrimSpace(key))
+	}
+	return os.WriteFile(path, data, 0o644)
 }
 
 // publicKeys reads or creates the node's keys and returns their public halves.

@@ -143,7 +143,7 @@ func TestAddNode(t *testing.T) {
 	}
 	run(t, dir, "git", "verify-commit", id)
 	if out := run(t, dir, "git", "show", "--stat=200", "--format=%an <%ae> %s", id); !strings.Contains(out, "Ada <ada@example.com> nodes: add n2") ||
-		!strings.Contains(out, "nodes/n2.yaml") || !strings.Contains(out, "1 file changed") {
+		!strings.Contains(out, "nodes/n2.yaml") || !strings.Contains(out, "trust/allowed_signers") || !strings.Contains(out, "2 files changed") {
 		t.Errorf("commit shows %s", out)
 	}
 	cluster, bad := manifest.LoadCluster(os.DirFS(dir))

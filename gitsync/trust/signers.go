@@ -21,7 +21,8 @@ const maxSignersBytes = 1 << 20
 // AllowedSigners is a parsed allowed_signers file. It is never changed.
 type AllowedSigners struct {
 	signers []Signer
-	byKey   map[string]int // marshalled key → index
+	byKey   map[string]int    // marshalled key → index
+	nodes   map[string]string // marshalled key → the node that it is the key of
 }
 
 // Signer is one line of an allowed_signers file.
@@ -78,6 +79,23 @@ func ParseAllowedSigners(path string, data []byte) (*AllowedSigners, error) {
 		return nil, errors.Join(errs...)
 	}
 	return a, nil
+}
+
+// WithNodes is a with the keys of nodes by the node's name: they may stand in the file, so that git
+// shows the status commits as good, and count for nothing else.
+func (a *AllowedSigners) WithNodes(nodes map[string][]ssh.PublicKey) *AllowedSigners {
+	b := &AllowedSigners{signers: a.signers, byKey: a.byKey, nodes: map[string]string{}}
+	for name, keys := range nodes {
+		for _, key := range keys {
+			b.nodes[string(key.Marshal())] = name
+		}
+	}
+	return b
+}
+
+// AnyPerson reports whether somebody who is no node may sign for git.
+func (a *AllowedSigners) AnyPerson() bool {
+	return slices.ContainsFunc(a.signers, func(s Signer) bool { return s.Git && a.nodes[string(s.Key.Marshal())] == "" })
 }
 
 // Signers returns the lines in the file's order. The caller owns the slice.

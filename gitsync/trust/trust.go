@@ -34,6 +34,7 @@ type Reason string
 const (
 	Unsigned       Reason = "Unsigned"
 	UnknownKey     Reason = "UnknownKey"
+	NodeKey        Reason = "NodeKey"
 	BadSignature   Reason = "BadSignature"
 	TwoSignatures  Reason = "TwoSignatures"
 	WrongNamespace Reason = "WrongNamespace"

@@ -120,13 +120,20 @@ func TestRefusals(t *testing.T) {
 	ada, adaPublic := newKey(t, "-t", "ed25519")
 	eve, _ := newKey(t, "-t", "ed25519")
 	mail, mailPublic := newKey(t, "-t", "ed25519")
-	signers := parse(t, "ada@example.com "+adaPublic, `mail@example.com namespaces="file,email" `+mailPublic)
+	node, nodePublic := newKey(t, "-t", "ed25519")
+	signers := parse(t, "ada@example.com "+adaPublic, `mail@example.com namespaces="file,email" `+mailPublic, "node/n1 "+nodePublic)
+	nodeKeys, err := trust.ParseNodeKeys(nodePublic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signers = signers.WithNodes(map[string][]ssh.PublicKey{"n1": nodeKeys})
 	good := sign(t, ada, "git", payload)
 	for _, tt := range []struct {
 		name, armoured string
 		want           trust.Reason
 	}{
 		{"unsigned", "", trust.Unsigned},
+		{"node", sign(t, node, "git", payload), trust.NodeKey},
 		{"stranger", sign(t, eve, "git", payload), trust.UnknownKey},
 		{"other namespace", sign(t, ada, "file", payload), trust.WrongNamespace},
 		{"key for other namespaces", sign(t, mail, "git", payload), trust.WrongNamespace},

@@ -23,6 +23,9 @@ func (a *AllowedSigners) Verify(payload []byte, armoured string) (Identity, erro
 		return Identity{}, refusal
 	}
 	fp := ssh.FingerprintSHA256(sig.PublicKey)
+	if node, ok := a.nodes[string(sig.PublicKey.Marshal())]; ok {
+		return Identity{}, refuse(NodeKey, fp, "signed by %s, the key of node %s: nodes sign status commits and nothing else", fp, node)
+	}
 	i, ok := a.byKey[string(sig.PublicKey.Marshal())]
 	if !ok {
 		return Identity{}, refuse(UnknownKey, fp, "signed by a key that trust/allowed_signers does not know: %s", fp)
