@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	clientexec "k8s.io/client-go/util/exec"
@@ -77,6 +78,9 @@ func (o *execOptions) run(cmd *cobra.Command, c *api.Client, arg string, command
 	if err != nil {
 		return err
 	}
+	// client-go would report on stderr what follows from the command's end: a terminal whose size
+	// nobody wants any more, an input that nobody reads.
+	utilruntime.ErrorHandlers = nil
 	// CRI's streaming server listens on loopback alone, with a URL that serves once.
 	executor, err := remotecommand.NewSPDYExecutor(&rest.Config{}, http.MethodPost, url)
 	if err != nil {

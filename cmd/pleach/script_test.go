@@ -129,8 +129,8 @@ func (c *fakeCRI) exec(_ context.Context, pod *corev1.Pod, opts *corev1.PodExecO
 	return answer.Url, nil
 }
 
-// Exec knows four commands: where, cat, complain and fail.
-func (c *fakeCRI) Exec(_ context.Context, container string, cmd []string, in io.Reader, out, errs io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize) error {
+// Exec knows five commands: where, cat, complain, tty and fail.
+func (c *fakeCRI) Exec(_ context.Context, container string, cmd []string, in io.Reader, out, errs io.WriteCloser, tty bool, _ <-chan remotecommand.TerminalSize) error {
 	switch cmd[0] {
 	case "where":
 		_, err := fmt.Fprintf(out, "%s %q\n", container, cmd[1:])
@@ -141,6 +141,9 @@ func (c *fakeCRI) Exec(_ context.Context, container string, cmd []string, in io.
 			return err
 		}
 		_, err := out.Write(all.Bytes())
+		return err
+	case "tty":
+		_, err := fmt.Fprintf(out, "a terminal: %t\r\n", tty)
 		return err
 	case "complain":
 		_, err := fmt.Fprintln(errs, "it hurts")

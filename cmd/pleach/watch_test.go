@@ -100,3 +100,29 @@ func TestStatusWatchWritesAgainOnlyWhatChanged(t *testing.T) {
 	want(t, lines, "Cluster", "demo")
 	stop()
 }
+
+func TestStatusIsColouredForPeopleAlone(t *testing.T) {
+	store := state.New()
+	fill(store)
+	st, err := api.NewClient(filepath.Join(serve(t, store), api.SocketName)).Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, coloured := page{}.render(st), page{colour: true}.render(st)
+	if strings.Contains(plain, "\x1b") {
+		t.Errorf("escapes in a plain page: %q", plain)
+	}
+	for _, want := range []string{"\x1b[32mok\x1b[0m\n", "\x1b[31mrefused cccccccccccc\x1b[0m, see below\n"} {
+		if !strings.Contains(coloured, want) {
+			t.Errorf("lacks %q: %q", want, coloured)
+		}
+	}
+	// colours change no column
+	stripped := coloured
+	for _, code := range []string{"\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"} {
+		stripped = strings.ReplaceAll(stripped, code, "")
+	}
+	if stripped != plain {
+		t.Errorf("got\n%s\nwant\n%s", stripped, plain)
+	}
+}
