@@ -1,6 +1,8 @@
 package placement
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/rand"
 	"reflect"
@@ -226,6 +228,23 @@ func TestPlanDoesNotDependOnProgress(t *testing.T) {
 				t.Fatalf("%.0f %% claimed: %s moved from %s to %s", 100*share, a.Key, want.Assignments[i].Node, a.Node)
 			}
 		}
+	}
+}
+
+// TestPlanIsPinned holds the plan itself. Nodes of different builds plan the same clusters side by side,
+// so the plan may change only together with spec.version.
+func TestPlanIsPinned(t *testing.T) {
+	in := flock(40, 400, 7)
+	for i := range in.Slots {
+		in.Slots[i].Priority, in.Slots[i].Wave = int32(i%3), 1+i%2
+	}
+	h := sha256.New()
+	for _, a := range Plan(in).Assignments {
+		fmt.Fprintln(h, a.Key, a.Node, a.Candidates, a.Reason)
+	}
+	const want = "d82185c6260936a940d5ff73dd6ba5403f6ac65753217b9e420ca612e34e25f2"
+	if got := hex.EncodeToString(h.Sum(nil)); got != want {
+		t.Errorf("the plan's digest is %s, want %s", got, want)
 	}
 }
 

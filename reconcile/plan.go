@@ -74,7 +74,8 @@ func (p *pass) planInput() placement.Input {
 				m := live[0]
 				z := p.size(w, cmp.Or(w.template(m.Revision), &w.templates[0]))
 				e := placement.Slot{Key: s.key, Requests: p.uses(w, m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
-				// A pod that replaced another stayed on its node, and was not placed anew.
+				// A pod that replaced another for a commit stayed on its node: only a slot's first
+				// pod, and one after a lost node, were placed anew.
 				if fresh := m.Epoch == 1 || m.Cause != m.Commit.ID; fresh && p.in.Now.Sub(m.Claimed) < waveSettles {
 					e.Wave = waves[m.Cause]
 				}

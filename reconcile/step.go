@@ -1,3 +1,14 @@
+// Package reconcile decides what a node does: which slots the workloads want, which of them are this
+// node's to fill, and how they change from one revision to the next.
+//
+// It is pure. [Step] takes the state of the last step and one snapshot of what the node knows, and
+// returns the next state and a [Decision]; it reads no clock, randomness, file or socket, and the
+// order of its input does not matter. There is no leader: every node takes the same step over the
+// same documents, and does its own share of the actions.
+//
+//	objects ── workloads ── slots ─┬─ decide: keep, stop, or want a pod   (rollout, empty)
+//	documents ── instances ────────┘         │
+//	nodes ──────────── placement.Plan ── claim: start, wait for a rank, or decline
 package reconcile
 
 import (
