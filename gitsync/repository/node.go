@@ -187,7 +187,7 @@ func addSigner(dir, name, nodeKeys string) error {
 		data = append(data, '\n')
 	}
 	for key := range strings.SplitSeq(nodeKeys, ",") {
-		data = fmt.Appendf(data, "node/%s namespaces=\"git\" %s\n", name, strings.TrimSpace(key))
+		data = fmt.Appendf(data, "%s%s namespaces=\"git\" %s\n", trust.NodePrincipal, name, strings.TrimSpace(key))
 	}
 	return os.WriteFile(path, data, 0o644)
 }

@@ -15,6 +15,9 @@ import (
 // minRSABits is the smallest RSA key that counts.
 const minRSABits = 3072
 
+// NodePrincipal begins the principal of a node's key: "node/n1".
+const NodePrincipal = "node/"
+
 // maxSignersBytes bounds an allowed_signers file.
 const maxSignersBytes = 1 << 20
 
@@ -95,7 +98,22 @@ func (a *AllowedSigners) WithNodes(nodes map[string][]ssh.PublicKey) *AllowedSig
 
 // AnyPerson reports whether somebody who is no node may sign for git.
 func (a *AllowedSigners) AnyPerson() bool {
-	return slices.ContainsFunc(a.signers, func(s Signer) bool { return s.Git && a.nodes[string(s.Key.Marshal())] == "" })
+	return slices.ContainsFunc(a.signers, func(s Signer) bool { return s.Git && a.node(s.Key) == "" })
+}
+
+// node names the node that a key is of; "" for anybody else's. A line with a node's principal stays
+// a node's when the node's file has gone: leaving the line behind must not make a person of it.
+func (a *AllowedSigners) node(key ssh.PublicKey) string {
+	k := string(key.Marshal())
+	if name, ok := a.nodes[k]; ok {
+		return name
+	}
+	if i, ok := a.byKey[k]; ok {
+		if name, ok := strings.CutPrefix(a.signers[i].Principals[0], NodePrincipal); ok {
+			return name
+		}
+	}
+	return ""
 }
 
 // Signers returns the lines in the file's order. The caller owns the slice.
@@ -141,6 +159,8 @@ func parsePrincipals(field string) ([]string, error) {
 			return nil, errors.New("has an empty principal")
 		case strings.ContainsAny(name, `*?!"`):
 			return nil, fmt.Errorf("principal %q is a pattern; write names", name)
+		case strings.HasPrefix(name, NodePrincipal) && (len(names) > 1 || name == NodePrincipal):
+			return nil, fmt.Errorf("principal %q is a node's and stands alone: %sNAME", name, NodePrincipal)
 		case slices.Contains(names[:i], name):
 			return nil, fmt.Errorf("names the principal %q twice", name)
 		}

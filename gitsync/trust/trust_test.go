@@ -154,6 +154,20 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A node that was removed may have left its line behind.
+func TestLineOfARemovedNode(t *testing.T) {
+	key, public := newKey(t, "-t", "ed25519")
+	signers := parse(t, "node/n1 "+public)
+	for name, a := range map[string]*trust.AllowedSigners{"alone": signers, "with other nodes": signers.WithNodes(nil)} {
+		if _, err := a.Verify([]byte("x"), sign(t, key, "git", "x")); reason(err) != trust.NodeKey {
+			t.Errorf("%s: %v, want %s", name, err, trust.NodeKey)
+		}
+		if a.AnyPerson() {
+			t.Errorf("%s: the node is taken for a person", name)
+		}
+	}
+}
+
 func TestParseAllowedSigners(t *testing.T) {
 	_, key := newKey(t, "-t", "ed25519")
 	_, weak := newKey(t, "-t", "rsa", "-b", "2048")
@@ -170,6 +184,8 @@ func TestParseAllowedSigners(t *testing.T) {
 		{"quoted principal", `"ada" ` + key, "is a pattern"},
 		{"empty principal", "ada,, " + key, "empty principal"},
 		{"twice the principal", "ada,ada " + key, "twice"},
+		{"node among others", "ada,node/n1 " + key, "stands alone"},
+		{"node without a name", "node/ " + key, "stands alone"},
 		{"no key", "ada", "want: principals"},
 		{"only options", `ada namespaces="git"`, "key is missing"},
 		{"authority", "ada cert-authority " + key, "cert-authority is not supported"},

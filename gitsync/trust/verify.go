@@ -23,7 +23,7 @@ func (a *AllowedSigners) Verify(payload []byte, armoured string) (Identity, erro
 		return Identity{}, refusal
 	}
 	fp := ssh.FingerprintSHA256(sig.PublicKey)
-	if node, ok := a.nodes[string(sig.PublicKey.Marshal())]; ok {
+	if node := a.node(sig.PublicKey); node != "" {
 		return Identity{}, refuse(NodeKey, fp, "signed by %s, the key of node %s: nodes sign status commits and nothing else", fp, node)
 	}
 	i, ok := a.byKey[string(sig.PublicKey.Marshal())]
