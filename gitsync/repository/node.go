@@ -48,7 +48,8 @@ const (
 )
 
 // AddNode writes nodes/<name>.yaml into the config repository in dir, with the next free part of
-// the cluster's podCIDR, gives the node's key a line in trust/allowed_signers, and commits both. Other changes in the working tree are left alone.
+// the cluster's podCIDR, gives the node's key a line in trust/allowed_signers, and commits both.
+// Other changes in the working tree are left alone.
 func AddNode(dir string, node NodeOptions, user User) (commitID string, err error) {
 	r, err := git.PlainOpen(dir)
 	if err != nil {
