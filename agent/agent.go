@@ -281,6 +281,7 @@ func (n *node) statusWriter() *statusbranch.Writer {
 	return statusbranch.New(statusbranch.Config{
 		Remote: to, Branch: spec.Branch, Signer: n.signer, Author: gitstore.Ident{Name: n.Node, Mail: n.Node + "@pleach.invalid"},
 		PushesPerMinute: int(spec.PushesPerMinute), Log: n.Log.With("part", "status"),
+		Report: n.store.SetStatusPush,
 	})
 }
 

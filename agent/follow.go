@@ -22,7 +22,11 @@ type follower struct {
 	metrics  *api.Metrics
 	log      *slog.Logger
 	jitter   *rand.Rand
+	refused  map[refusal]bool // standing against the accepted state
 }
+
+// refusal names what was refused: a commit, for one unit or for all ("").
+type refusal struct{ commit, unit string }
 
 // maxRetry bounds the wait between two tries at a remote that does not answer.
 const maxRetry = time.Minute
@@ -48,6 +52,7 @@ func (f *follower) run(ctx context.Context) error {
 		f.store.SetRemote(f.syncer.Remote())
 		if accepted != nil {
 			f.store.SetAccepted(accepted)
+			f.report(accepted)
 		}
 		wait := f.interval
 		switch {
@@ -63,4 +68,18 @@ func (f *follower) run(ctx context.Context) error {
 		// A tenth of jitter keeps nodes that started together from polling together.
 		timer.Reset(wait + time.Duration(f.jitter.Int64N(int64(wait)/10+1)))
 	}
+}
+
+// report logs and counts the refusals that were not there before.
+func (f *follower) report(accepted *gitsync.Accepted) {
+	standing := make(map[refusal]bool, len(accepted.Refusals))
+	for _, r := range accepted.Refusals {
+		key := refusal{r.Commit.ID, r.App}
+		standing[key] = true
+		if !f.refused[key] {
+			f.metrics.Refused(1)
+			f.log.Warn("refused; what runs goes on", "commit", r.Commit.ID, "app", r.App, "reason", r.Reason, "running", r.Running.ID)
+		}
+	}
+	f.refused = standing
 }

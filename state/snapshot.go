@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -26,8 +27,8 @@ func (s Snapshot) Remote() gitsync.Remote {
 }
 
 // StatusPush returns the state of the status branch's writer.
-func (s Snapshot) StatusPush() StatusPush {
-	return orZero(first[StatusPush](s.txn, StatusBranch, "id", "only"))
+func (s Snapshot) StatusPush() statusbranch.Status {
+	return orZero(first[statusbranch.Status](s.txn, StatusBranch, "id", "only"))
 }
 
 // Documents returns every node's document, sorted by node.

@@ -10,13 +10,13 @@ package state
 import (
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/go-memdb"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -34,19 +34,6 @@ const (
 	Events       Table = "events"
 	StatusBranch Table = "statusBranch"
 )
-
-// StatusPush says how the writing of the status branch goes.
-type StatusPush struct {
-	URL    string `json:"url,omitempty"` // without credentials
-	Branch string `json:"branch"`
-	// Commit is the last one that this node pushed, full hex; "" before the first.
-	Commit  string    `json:"commit,omitempty"`
-	LastTry time.Time `json:"lastTry,omitzero"`
-	LastOK  time.Time `json:"lastOK,omitzero"`
-	Err     string    `json:"err,omitempty"` // of the last try; "" when it went well
-	// Waiting is the time of the oldest change that is not pushed yet; zero when there is none.
-	Waiting time.Time `json:"waiting,omitzero"`
-}
 
 // Store is the whole of it. Its methods may be called from any goroutine.
 type Store struct {
@@ -74,7 +61,7 @@ func (s *Store) SetAccepted(a *gitsync.Accepted) { put(s, acceptedTable, a) }
 func (s *Store) SetRemote(r gitsync.Remote) { put(s, remoteTable, &r) }
 
 // SetStatusPush replaces the state of the status branch's writer.
-func (s *Store) SetStatusPush(p StatusPush) { put(s, statusBranchTable, &p) }
+func (s *Store) SetStatusPush(p statusbranch.Status) { put(s, statusBranchTable, &p) }
 
 // SetDocument replaces one node's document.
 func (s *Store) SetDocument(d *reconcile.Document) { put(s, documentTable, d) }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -113,7 +114,7 @@ func TestOnlyChangesWake(t *testing.T) {
 		{"other table", func() { s.SetDocument(&reconcile.Document{Node: "n1", Seq: 2}) }, []Table{Pods}, false},
 		{"pod changed", func() { s.SetPod(pod("a", "x", "Failed")) }, []Table{Pods}, true},
 		{"one of two tables", func() { s.SetDocument(&reconcile.Document{Node: "n1", Seq: 3}) }, []Table{Pods, Documents}, true},
-		{"all tables", func() { s.SetStatusPush(StatusPush{Commit: "x"}) }, nil, true},
+		{"all tables", func() { s.SetStatusPush(statusbranch.Status{Commit: "x"}) }, nil, true},
 		{"first pod of many", func() { s.SetPods([]*corev1.Pod{pod("a", "x", "Failed"), pod("a", "y", "Pending")}) }, []Table{Pods}, true},
 		{"pod gone", func() { s.SetPods(nil) }, []Table{Pods}, true},
 		{"first row of an empty table", func() { s.SetDecisions([]reconcile.SlotDecision{{Owner: "w"}}) }, []Table{Decisions}, true},

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -21,7 +22,7 @@ type table[T any] struct {
 var (
 	acceptedTable     = table[gitsync.Accepted]{Accepted, only[gitsync.Accepted]}
 	remoteTable       = table[gitsync.Remote]{Remote, only[gitsync.Remote]}
-	statusBranchTable = table[StatusPush]{StatusBranch, only[StatusPush]}
+	statusBranchTable = table[statusbranch.Status]{StatusBranch, only[statusbranch.Status]}
 	documentTable     = table[reconcile.Document]{Documents, func(d *reconcile.Document) string { return d.Node }}
 	podTable          = table[corev1.Pod]{Pods, func(p *corev1.Pod) string { return string(p.UID) }}
 	workloadTable     = table[reconcile.WorkloadStatus]{Workloads, func(w *reconcile.WorkloadStatus) string {

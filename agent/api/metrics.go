@@ -16,7 +16,6 @@ type Metrics struct {
 	syncs    *prometheus.HistogramVec
 	passes   *prometheus.HistogramVec
 	starts   prometheus.Histogram
-	pushes   *prometheus.CounterVec
 	refusals prometheus.Counter
 }
 
@@ -35,9 +34,6 @@ func NewMetrics(registry prometheus.Registerer, store *state.Store, version stri
 			Name: "pleach_pod_start_duration_seconds", Help: "Time from the moment a commit was fetched to each pod that it brought being ready.",
 			Buckets: []float64{.25, .5, .75, 1, 1.5, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600},
 		}),
-		pushes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pleach_status_pushes_total", Help: "Pushes to the status branch, by result.",
-		}, []string{"result"}),
 		refusals: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pleach_commits_refused_total", Help: "Commits that were refused, wholly or for an app.",
 		}),
@@ -45,7 +41,6 @@ func NewMetrics(registry prometheus.Registerer, store *state.Store, version stri
 	for _, result := range []string{success, failure} { // a rate of zero is not a gap
 		m.syncs.WithLabelValues(result)
 		m.passes.WithLabelValues(result)
-		m.pushes.WithLabelValues(result)
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "pleach_build_info", Help: "Always 1; the labels say what is running.",
@@ -53,7 +48,7 @@ func NewMetrics(registry prometheus.Registerer, store *state.Store, version stri
 	})
 	build.Set(1)
 	for _, c := range []prometheus.Collector{
-		m.syncs, m.passes, m.starts, m.pushes, m.refusals, build, stateCollector{store},
+		m.syncs, m.passes, m.starts, m.refusals, build, stateCollector{store},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	} {
 		if err := registry.Register(c); err != nil {
@@ -89,9 +84,6 @@ func (m *Metrics) Reconciled(took time.Duration, err error) {
 // PodReady counts a pod that became ready for the first time, by the time since its commit was fetched.
 func (m *Metrics) PodReady(took time.Duration) { m.starts.Observe(took.Seconds()) }
 
-// Pushed counts one push to the status branch.
-func (m *Metrics) Pushed(err error) { m.pushes.WithLabelValues(result(err)).Inc() }
-
 // Refused counts refusals that were not there before.
 func (m *Metrics) Refused(n int) { m.refusals.Add(float64(n)) }
 
@@ -113,12 +105,14 @@ var (
 		"Restarts of a container since its pod was made.", []string{"namespace", "pod", "container"}, nil)
 	workloadReplicas = prometheus.NewDesc("pleach_workload_replicas",
 		"Replicas of a workload by state.", []string{"kind", "namespace", "name", "state"}, nil)
+	statusPushes = prometheus.NewDesc("pleach_status_pushes_total",
+		"Pushes to the status branch since the agent started, by result.", []string{"result"}, nil)
 	statusPending = prometheus.NewDesc("pleach_status_waiting_since_timestamp_seconds",
 		"Time of the oldest change that is not on the status branch yet; 0 when there is none.", nil, nil)
 )
 
 func (stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{remoteUp, remoteLastSuccess, acceptedTime, standingRefusals, podsByPhase, restarts, workloadReplicas, statusPending} {
+	for _, d := range []*prometheus.Desc{remoteUp, remoteLastSuccess, acceptedTime, standingRefusals, podsByPhase, restarts, workloadReplicas, statusPushes, statusPending} {
 		ch <- d
 	}
 }
@@ -137,7 +131,11 @@ func (c stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(remoteUp, up)
 	gauge(remoteLastSuccess, seconds(remote.LastOK))
-	gauge(statusPending, seconds(snap.StatusPush().Waiting))
+	status := snap.StatusPush()
+	gauge(statusPending, seconds(status.Waiting))
+	for result, n := range map[string]int64{success: status.Pushes, failure: status.Failed} {
+		ch <- prometheus.MustNewConstMetric(statusPushes, prometheus.CounterValue, float64(n), result)
+	}
 	if a := snap.Accepted(); a != nil {
 		gauge(standingRefusals, float64(len(a.Refusals)))
 		for _, u := range (view{Snapshot: snap}).status().Units {

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/state"
 )
@@ -105,7 +106,7 @@ func TestMetrics(t *testing.T) {
 	m.Synced(time.Second, errors.New("x"))
 	m.Reconciled(time.Millisecond, nil)
 	m.PodReady(800 * time.Millisecond)
-	m.Pushed(nil)
+	store.SetStatusPush(statusbranch.Status{Pushes: 1})
 	m.Refused(2)
 	store.SetRemote(gitsync.Remote{LastOK: time.Unix(1_700_000_000, 0)})
 	a := accepted()

@@ -13,9 +13,9 @@ import (
 
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/manifest"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/reconcile"
-	"github.com/pleachdev/pleach/state"
 )
 
 // Status is what "pleach status" shows: the whole node at one moment.
@@ -25,9 +25,9 @@ type Status struct {
 	Now     time.Time `json:"now"`     // by the agent's clock
 	Cluster string    `json:"cluster,omitempty"`
 	// Head is the newest verified commit; zero before the first.
-	Head       reconcile.Commit `json:"head"`
-	Remote     gitsync.Remote   `json:"remote"`
-	StatusPush state.StatusPush `json:"statusPush"`
+	Head       reconcile.Commit    `json:"head"`
+	Remote     gitsync.Remote      `json:"remote"`
+	StatusPush statusbranch.Status `json:"statusPush"`
 	// Units are the cluster's own files, then the apps by name.
 	Units     []Unit                      `json:"units"`
 	Nodes     []NodeSummary               `json:"nodes"`

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/manifest"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/state"
@@ -180,7 +181,7 @@ func fill(s *state.Store) {
 	s.SetAccepted(fixtureAccepted())
 	now := time.Now()
 	s.SetRemote(gitsync.Remote{URL: "https://git.example.com/config.git", Branch: "main", LastTry: now.Add(-3 * day), LastOK: now.Add(-3 * day)})
-	s.SetStatusPush(state.StatusPush{Branch: "pleach/status", Commit: commit('d', day).ID, LastTry: now.Add(-4 * day), LastOK: now.Add(-4 * day)})
+	s.SetStatusPush(statusbranch.Status{Branch: "pleach/status", Commit: commit('d', day).ID, LastTry: now.Add(-4 * day), LastOK: now.Add(-4 * day)})
 	s.SetPods([]*corev1.Pod{
 		pod("web-7c9f4d5b6a-aaaaa", "7c9f4d5b6a", "example.com/web:2", true),
 		pod("web-7c9f4d5b6a-bbbbb", "7c9f4d5b6a", "example.com/web:2", false),

@@ -52,7 +52,7 @@ func (d *demo) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if up {
+	if _, err := os.Stat(d.pidFile()); up && err == nil { // else it did not come as far as its first push
 		step("the demo is up already: only its agent is started anew, on the program as it is now")
 		if err := d.stopAgent(); err != nil {
 			return err
@@ -116,12 +116,12 @@ func (d *demo) prepare(ctx context.Context) (services, error) {
 		return none, err
 	}
 	step("writing a config repository: pleach init")
-	key, err := lab.NewKey(d.dir, user)
+	key, err := lab.NewKey(ctx, d.dir, user)
 	if err != nil {
 		return none, err
 	}
-	if _, err := run(ctx, "", d.pleach, "init", d.config(), "--name", "demo", "--node", nodeName, "--dir", d.agentDir(),
-		"--signing-key", key.File, "--user-name", "Demo", "--user-email", user); err != nil {
+	if _, err := run(ctx, "", d.pleach, "init", d.config(), "--cluster", "demo", "--node", nodeName, "--dir", d.agentDir(),
+		"--signing-key", key.File, "--author-name", "Demo", "--author-email", user); err != nil {
 		return none, err
 	}
 	if err := d.addApp(ctx, s); err != nil {
@@ -192,10 +192,11 @@ func (d *demo) waitReady(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("the agent does not answer yet; %s says why: %w", filepath.Join(d.dir, "agent.log"), err)
 		}
-		if len(status.Refusals) > 0 {
+		switch {
+		case len(status.Workloads) > 0:
+		case len(status.Refusals) > 0:
 			return fmt.Errorf("the first commit was refused: %s", status.Refusals[0].Reason)
-		}
-		if len(status.Workloads) == 0 {
+		default:
 			return errors.New("no workload was accepted yet")
 		}
 		for _, w := range status.Workloads {

@@ -37,10 +37,10 @@ func (d *demo) serve(ctx context.Context, hint string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := git.Create("flock"); err != nil {
+	if err := git.Create(ctx, "flock"); err != nil {
 		return err
 	}
-	git.Hint("flock", "refs/heads/main", hint)
+	git.Hint("refs/heads/main", hint, "")
 	registry, err := l.Registry()
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func settled(t *testing.T, w *statusbranch.Writer) statusbranch.Status {
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		s := w.Status()
-		if !s.Pending {
+		if s.Waiting.IsZero() {
 			return s
 		}
 		if time.Now().After(deadline) {
@@ -107,7 +107,7 @@ func TestWriterAgainstGit(t *testing.T) {
 			// Somebody deletes the branch: it is made again.
 			l.Git(l.Bare, "update-ref", "-d", "refs/heads/"+statusbranch.DefaultBranch)
 			w.Set(files("README.md", "again\n"))
-			if s := settled(t, w); s.Lost == 0 || commits(l) != 1 {
+			if s := settled(t, w); s.Failed == 0 || commits(l) != 1 {
 				t.Errorf("%d commits, %+v", commits(l), s)
 			}
 			allowed := filepath.Join(t.TempDir(), "allowed_signers")

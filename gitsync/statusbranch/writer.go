@@ -41,26 +41,30 @@ type Config struct {
 	PushesPerMinute int // DefaultPushesPerMinute when 0
 	// Message makes the commit message from the sorted paths that change. nil: a plain one.
 	Message func(changed []string) string
-	Log     *slog.Logger // nil: silent
+	// Report is told of every change of the Status; it must not block. nil: nobody is told.
+	Report func(Status)
+	Log    *slog.Logger // nil: silent
 }
 
 // Status says how the pushing goes.
 type Status struct {
-	Remote  string // without credentials
-	Branch  string
-	Commit  string // the newest commit that was pushed; "" before the first
-	Pending bool   // newer content waits for the budget or for the remote
-	LastTry time.Time
-	LastOK  time.Time // the branch was seen to hold the wanted content
-	Err     string    // of the last try; "" when it went well
-	Pushes  int64     // that went well
-	Lost    int64     // races
+	Remote string `json:"remote,omitempty"` // without credentials
+	Branch string `json:"branch"`
+	// Commit is the newest one that was pushed, full hex; "" before the first.
+	Commit  string    `json:"commit,omitempty"`
+	Waiting time.Time `json:"waiting,omitzero"` // since when newer content waits; zero when none does
+	LastTry time.Time `json:"lastTry,omitzero"`
+	LastOK  time.Time `json:"lastOK,omitzero"` // the branch was seen to hold the wanted content
+	Err     string    `json:"err,omitempty"`   // of the last try; "" when it went well
+	Pushes  int64     `json:"pushes"`          // that went well
+	Failed  int64     `json:"failed"`          // tries that did not, lost races included
 }
 
 // Writer keeps a branch equal to the newest content it was given.
 type Writer struct {
 	branch publisher
 	budget budget
+	report func(Status)
 	log    *slog.Logger
 	jitter *rand.Rand // used by Run alone
 	wake   chan struct{}
@@ -94,9 +98,13 @@ func New(cfg Config) *Writer {
 func newWriter(cfg Config, p publisher) *Writer {
 	var seed [32]byte
 	copy(seed[:], cfg.Author.Name+cfg.Remote.String())
+	if cfg.Report == nil {
+		cfg.Report = func(Status) {}
+	}
 	return &Writer{
 		branch: p,
 		budget: newBudget(cfg.PushesPerMinute),
+		report: cfg.Report,
 		log:    cfg.Log,
 		jitter: rand.New(rand.NewChaCha8(seed)),
 		wake:   make(chan struct{}, 1),
@@ -113,7 +121,10 @@ func (w *Writer) Set(files map[string][]byte) {
 	if w.wanted == nil {
 		w.wanted = map[string][]byte{}
 	}
-	w.dirty, w.status.Pending = true, true
+	w.dirty = true
+	if w.status.Waiting.IsZero() {
+		w.status.Waiting = time.Now()
+	}
 	w.mu.Unlock()
 	select {
 	case w.wake <- struct{}{}:
@@ -181,6 +192,8 @@ func (w *Writer) newest() (files map[string][]byte, dirty bool) {
 func (w *Writer) attempt(ctx context.Context, files map[string][]byte) error {
 	w.mu.Lock()
 	w.dirty = false // a Set during the attempt makes it dirty again
+	waiting := w.status.Waiting
+	w.status.Waiting = time.Time{}
 	w.mu.Unlock()
 	start := time.Now()
 	commit, pushed, err := w.branch.publish(ctx, files)
@@ -189,17 +202,19 @@ func (w *Writer) attempt(ctx context.Context, files map[string][]byte) error {
 		w.budget.take(start)
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	defer func() {
+		status := w.status
+		w.mu.Unlock()
+		w.report(status)
+	}()
 	w.status.LastTry = start
 	if err != nil {
-		w.dirty, w.status.Pending = true, true
+		w.dirty, w.status.Waiting = true, waiting
 		w.status.Err = err.Error()
-		if errors.Is(err, gitstore.ErrLostRace) {
-			w.status.Lost++
-		}
+		w.status.Failed++
 		return err
 	}
-	w.status.Err, w.status.LastOK, w.status.Pending = "", start, w.dirty
+	w.status.Err, w.status.LastOK = "", start
 	w.status.Commit = commit
 	if pushed {
 		w.status.Pushes++

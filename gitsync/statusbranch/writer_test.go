@@ -69,7 +69,7 @@ func TestFirstChangeGoesOutAtOnce(t *testing.T) {
 				t.Fatalf("pushes at %v, set at %v", f.at, before)
 			}
 		}
-		if s := w.Status(); s.Pending || s.Pushes != 3 || s.Commit != "commit-3" || s.Err != "" {
+		if s := w.Status(); !s.Waiting.IsZero() || s.Pushes != 3 || s.Commit != "commit-3" || s.Err != "" {
 			t.Errorf("status %+v", s)
 		}
 	})
@@ -119,13 +119,13 @@ func TestFailuresAreRetriedAndReported(t *testing.T) {
 		w := start(t, 6, f)
 		set(w, "old")
 		synctest.Wait()
-		if s := w.Status(); !s.Pending || !strings.Contains(s.Err, "no route") || !s.LastOK.IsZero() {
+		if s := w.Status(); s.Waiting.IsZero() || !strings.Contains(s.Err, "no route") || !s.LastOK.IsZero() {
 			t.Errorf("status after a failure: %+v", s)
 		}
 		set(w, "new")
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if s := w.Status(); s.Pending || s.Err != "" || s.Pushes != 1 || s.LastOK.IsZero() {
+		if s := w.Status(); !s.Waiting.IsZero() || s.Err != "" || s.Pushes != 1 || s.LastOK.IsZero() {
 			t.Errorf("status at the end: %+v", s)
 		}
 		if f.content[len(f.content)-1] != "new" || len(f.at) != 5 {
@@ -151,7 +151,7 @@ func TestSetNeverBlocks(t *testing.T) {
 	w := newWriter(Config{PushesPerMinute: 6}, &fakeBranch{errs: []error{errors.New("never called")}})
 	set(w, "1")
 	set(w, "2")
-	if s := w.Status(); !s.Pending {
+	if s := w.Status(); s.Waiting.IsZero() {
 		t.Errorf("status %+v", s)
 	}
 }
