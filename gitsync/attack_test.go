@@ -313,6 +313,22 @@ func TestStories(t *testing.T) {
 			web two web=2
 			refused bad web: signed by a key…
 		`},
+		{name: "a pull does not bring in what was refused here", own: true, script: `
+			start ada start
+			bad eve web=2
+			mine ada shop=3
+			push mine
+			theirs bob on start web/db=1
+			pulled bob on theirs+mine shop=3 web=2
+			push pulled
+		`, want: `
+			head pulled
+			cluster pulled
+			shop pulled shop=3
+			web start web=1
+			refused bad web: signed by a key…
+			refused pulled web: Deployment.apps default/web is as the refused commit … left it…
+		`},
 		{name: "an evil merge of a stranger", script: `
 			start ada start
 			main ada shop=2
@@ -699,6 +715,17 @@ func TestStories(t *testing.T) {
 			web start c web=1
 			refused bad web: signed by a key…
 		`},
+		{name: "a kustomize base outside of the app's folder changes", script: `
+			start ada start file:apps/web/kustomization.yaml=resources:_[web.yaml,_../../base] file:base/kustomization.yaml=resources:_[c.yaml] file:base/c.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_c}
+			push start
+			next bob file:base/c.yaml=apiVersion:_v1;kind:_ConfigMap;metadata:_{name:_d}
+			push next
+		`, want: `
+			head next
+			cluster next
+			shop next shop=1
+			web next d web=1
+		`},
 		{name: "a policy denies", script: `
 			start ada start file:policies/tags.rego=package_pleach.admission;deny_contains_"no_nines"_if_endswith(input.object.spec.template.spec.containers[0].image,_":9")
 			oops ada web=9 shop=2
@@ -813,4 +840,22 @@ func TestStories(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A stranger who pushes without end must not fill the disk and the status with refusals.
+func TestRefusalsAreBounded(t *testing.T) {
+	t.Parallel()
+	s := newStory(t)
+	s.run("start ada start")
+	head := "start"
+	for i := range maxRefusals + 8 {
+		head = "bad" + strings.Repeat("i", i)
+		s.run(head + " eve web=" + strings.Repeat("2", 1+i%3))
+	}
+	s.run("push " + head)
+	refusals := s.syncer.Accepted().Refusals
+	if len(refusals) != maxRefusals || s.labels[refusals[len(refusals)-1].Commit.ID] != head {
+		t.Errorf("%d refusals, want the newest %d:\n%s", len(refusals), maxRefusals, s.outcome())
+	}
+	s.restarted()
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -51,13 +52,14 @@ type savedApp struct {
 }
 
 type savedMember struct {
-	Key        string               `json:"key"`
-	Digest     string               `json:"digest"`
-	UID        types.UID            `json:"uid"`
-	Generation int64                `json:"generation"`
-	Created    metav1.Time          `json:"created"`
-	Commit     reconcile.Commit     `json:"commit"`
-	Templates  []reconcile.Template `json:"templates,omitempty"`
+	Key        string           `json:"key"`
+	Digest     string           `json:"digest"`
+	UID        types.UID        `json:"uid"`
+	Generation int64            `json:"generation"`
+	Created    metav1.Time      `json:"created"`
+	Commit     reconcile.Commit `json:"commit"`
+	// Templates lacks the first one's spec.
+	Templates []reconcile.Template `json:"templates,omitempty"`
 }
 
 func (s *Syncer) statePath() string { return filepath.Join(s.cfg.Dir, "accepted.json") }
@@ -80,9 +82,13 @@ func (s *Syncer) save(w walked) error {
 		}
 		for _, m := range u.members {
 			o := m.object
+			templates := slices.Clone(o.Templates)
+			if len(templates) > 0 {
+				templates[0].Spec = corev1.PodTemplateSpec{} // is rendered again
+			}
 			a.Members = append(a.Members, savedMember{
 				Key: m.key, Digest: m.digest, UID: o.Object.GetUID(), Generation: o.Object.GetGeneration(),
-				Created: o.Object.GetCreationTimestamp(), Commit: o.Commit, Templates: o.Templates,
+				Created: o.Object.GetCreationTimestamp(), Commit: o.Commit, Templates: templates,
 			})
 		}
 		st.Apps[name] = a
@@ -138,28 +144,34 @@ func (s *Syncer) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var st savedState
-	if json.Unmarshal(data, &st) != nil || st.Version != stateVersion || st.Introduction != s.cfg.Introduction {
+	w, err := s.rebuild(ctx, data)
+	if err == nil {
+		s.publish(w)
 		return nil
 	}
-	walker, err := newWalker(s.store, s.cfg.Introduction, s.cfg.Judge)
-	if err != nil {
-		return nil
-	}
-	s.walker = walker
-	w, err := s.rebuild(ctx, &st)
-	if err != nil {
-		s.walker = nil
-		return ctx.Err()
-	}
-	s.publish(w)
-	return nil
+	s.walker = nil
+	s.remote.Err = fmt.Sprintf("%s: %v; the history is judged again from the introduction", s.statePath(), err)
+	return ctx.Err()
 }
 
-var errDamaged = errors.New("state file does not fit the store")
+var errDamaged = errors.New("does not fit the store")
 
 // rebuild renders what the state file names.
-func (s *Syncer) rebuild(ctx context.Context, st *savedState) (walked, error) {
+func (s *Syncer) rebuild(ctx context.Context, data []byte) (walked, error) {
+	var st savedState
+	if err := json.Unmarshal(data, &st); err != nil {
+		return walked{}, err
+	}
+	if st.Version != stateVersion {
+		return walked{}, fmt.Errorf("has version %d, want %d", st.Version, stateVersion)
+	}
+	if st.Introduction != s.cfg.Introduction {
+		return walked{}, fmt.Errorf("is of the introduction %.12s", st.Introduction)
+	}
+	var err error
+	if s.walker, err = newWalker(s.store, s.cfg.Introduction, s.cfg.Judge); err != nil {
+		return walked{}, err
+	}
 	p := &position{id: st.Trusted.ID, tree: st.Trusted.ID, trusted: st.Trusted, tainted: st.Tainted, apps: map[string]*appUnit{}}
 	if p.tainted == nil {
 		p.tainted = map[string]taint{}

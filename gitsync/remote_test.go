@@ -210,6 +210,9 @@ func TestDamagedState(t *testing.T) {
 			if s.syncer.Accepted() != nil {
 				t.Error("accepted from a damaged file")
 			}
+			if r := s.syncer.Remote(); (r.Err == "") != (name == "lost") {
+				t.Errorf("remote says %q", r.Err)
+			}
 			s.sync()
 			if after := jsonOf(t, s.syncer.Accepted()); after != before {
 				t.Errorf("got:\n%s\nwant:\n%s", after, before)

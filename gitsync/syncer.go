@@ -48,8 +48,8 @@ type Syncer struct {
 }
 
 // Open makes a Syncer and loads what was accepted before, without the network. A state file that
-// is lost or damaged is no error: the next Sync walks from the introduction again. The caller closes
-// the Syncer.
+// is lost or damaged is no error: the next Sync walks from the introduction again, and until then
+// [Remote.Err] says why. The caller closes the Syncer.
 func Open(ctx context.Context, cfg Config) (*Syncer, error) {
 	if cfg.Judge == nil {
 		cfg.Judge = KnownSigners{}
@@ -136,8 +136,7 @@ func (s *Syncer) sync(ctx context.Context) (alarm string, err error) {
 
 // follow judges the commits up to head and makes the outcome durable, then visible.
 func (s *Syncer) follow(ctx context.Context, head string) (alarm string, err error) {
-	if s.walker == nil {
-		// Without the commit in the store there is nothing to compare the branch with.
+	if s.base == nil {
 		known, err := s.store.IsAncestor(s.cfg.Introduction, head)
 		if missing, ok := errors.AsType[*gitstore.ObjectError](err); ok && missing.Missing && missing.ID == s.cfg.Introduction {
 			known, err = false, nil
@@ -149,6 +148,8 @@ func (s *Syncer) follow(ctx context.Context, head string) (alarm string, err err
 			return "", fmt.Errorf("branch %q of %s at %.12s does not contain the introduction %.12s: "+
 				"is it the right repository, and was the branch rewritten?", s.cfg.Branch, s.cfg.Remote, head, s.cfg.Introduction)
 		}
+	}
+	if s.walker == nil {
 		if s.walker, err = newWalker(s.store, s.cfg.Introduction, s.cfg.Judge); err != nil {
 			return "", err
 		}
@@ -251,13 +252,18 @@ func (s *Syncer) along(ctx context.Context, w *walked, path []string) error {
 	return nil
 }
 
-// agrees reports whether two positions of one commit accept the same content.
+// agrees reports whether two positions of one commit accept the same content and hold the same
+// against what they do not accept.
 func (p *position) agrees(q *position) bool {
 	same := func(a, b *appUnit) bool {
 		if a.commit.ID != b.commit.ID || (a.accepted == nil) != (b.accepted == nil) {
 			return false
 		}
-		return a.accepted == nil || maps.Equal(a.accepted.digests, b.accepted.digests)
+		if a.accepted != nil && !maps.Equal(a.accepted.digests, b.accepted.digests) {
+			return false
+		}
+		return maps.Equal(a.tainted, b.tainted) && maps.Equal(a.files, b.files) && a.blind == b.blind &&
+			slices.EqualFunc(a.broken, b.broken, func(x, y actor) bool { return x.Commit == y.Commit })
 	}
 	return p.trusted.ID == q.trusted.ID &&
 		p.cluster.commit.ID == q.cluster.commit.ID &&
@@ -268,10 +274,11 @@ func (p *position) agrees(q *position) bool {
 
 // notFollowed words the finding that a head does not contain the trusted commit.
 func (s *Syncer) notFollowed(head string) (string, error) {
-	if _, err := s.store.Commit(head); err != nil {
-		if bad, ok := errors.AsType[*gitstore.ObjectError](err); ok {
-			return fmt.Sprintf("branch %q cannot be followed to %.12s: %v; what was accepted stays in force", s.cfg.Branch, head, bad), nil
-		}
+	_, err := s.store.Commit(head)
+	if bad, ok := errors.AsType[*gitstore.ObjectError](err); ok {
+		return fmt.Sprintf("branch %q cannot be followed to %.12s: %v; what was accepted stays in force", s.cfg.Branch, head, bad), nil
+	}
+	if err != nil {
 		return "", err
 	}
 	older, err := s.store.IsAncestor(head, s.base.id)

@@ -8,12 +8,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/gitsync/trust"
 )
 
-// signedChain writes n commits of ada that take turns between the trees, in one call of git.
-func (s *story) signedChain(n int, parent string, trees ...string) (head string) {
+// signedChain writes n commits of ada that take turns between the trees, in one call of git, and
+// returns their ids.
+func (s *story) signedChain(n int, parent string, trees ...string) (ids []string) {
 	s.t.Helper()
 	dir, _ := keys() // newStory has checked the error
 	key, err := trust.LoadKey(filepath.Join(dir, "ada"))
@@ -32,6 +32,7 @@ func (s *story) signedChain(n int, parent string, trees ...string) (head string)
 		}
 		raw := head + "gpgsig " + strings.ReplaceAll(strings.TrimSpace(sig), "\n", "\n ") + "\n" + message
 		parent = fmt.Sprintf("%x", sha1.Sum(fmt.Appendf(nil, "commit %d\x00%s", len(raw), raw)))
+		ids = append(ids, parent)
 		file := filepath.Join(tmp, parent)
 		if err := os.WriteFile(file, []byte(raw), 0o600); err != nil {
 			s.t.Fatal(err)
@@ -39,13 +40,14 @@ func (s *story) signedChain(n int, parent string, trees ...string) (head string)
 		paths += file + "\n"
 	}
 	s.gitIn([]byte(paths), "hash-object", "-t", "commit", "-w", "--stdin-paths", "--no-filters")
-	return parent
+	return ids
 }
 
-// BenchmarkWalk judges a commit that changes one of 50 apps with 20 Deployments each.
-func BenchmarkWalk(b *testing.B) {
-	const apps, objects, commits = 50, 20, 500
-	s := newStory(b)
+// manyApps is a story of 50 apps with 20 Deployments each, and of commits that change one app.
+func manyApps(b *testing.B, commits int) (s *story, ids []string) {
+	b.Helper()
+	const apps, objects = 50, 20
+	s = newStory(b)
 	words := []string{"start", "ada"}
 	var names []string
 	for i := range apps {
@@ -58,21 +60,21 @@ func BenchmarkWalk(b *testing.B) {
 	one := s.git("rev-parse", s.ids["start"]+"^{tree}")
 	s.commit([]string{"other", "ada", "app7=" + strings.TrimSuffix(strings.Repeat("2,", objects), ",")})
 	two := s.git("rev-parse", s.ids["other"]+"^{tree}")
-	head := s.signedChain(commits, s.ids["start"], two, one)
+	return s, s.signedChain(commits, s.ids["start"], two, one)
+}
+
+// BenchmarkWalk judges commits from the introduction on.
+func BenchmarkWalk(b *testing.B) {
+	const commits = 500
+	s, ids := manyApps(b, commits)
+	head := ids[commits-1]
 	s.git("update-ref", "refs/heads/main", head)
-	y, err := Open(b.Context(), Config{
-		Dir: s.state, Remote: gitstore.Remote{URL: "file://" + s.dir}, Branch: "main", Introduction: s.ids["start"],
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	s.syncer = y
 	s.sync()
 	if s.err != nil || s.syncer.Accepted().Head.ID != head {
 		b.Fatalf("%v\n%s", s.err, s.outcome())
 	}
 	for b.Loop() {
-		w, err := newWalker(y.store, s.ids["start"], KnownSigners{})
+		w, err := newWalker(s.syncer.store, s.ids["start"], KnownSigners{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -81,4 +83,42 @@ func BenchmarkWalk(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*(commits+1)), "µs/commit")
+}
+
+// BenchmarkSync is one push of one commit, from the question where the branch is to the new
+// Accepted, over a file remote.
+func BenchmarkSync(b *testing.B) {
+	s, ids := manyApps(b, 400)
+	s.git("update-ref", "refs/heads/main", ids[0])
+	s.sync()
+	for i := 1; b.Loop(); i++ {
+		b.StopTimer()
+		if i == len(ids) {
+			b.Fatal("too few commits")
+		}
+		s.git("update-ref", "refs/heads/main", ids[i])
+		b.StartTimer()
+		s.sync()
+		if s.err != nil || s.syncer.Accepted().Head.ID != ids[i] {
+			b.Fatalf("%v\n%s", s.err, s.outcome())
+		}
+	}
+}
+
+// BenchmarkRestore is the start of an agent with 1,000 Deployments.
+func BenchmarkRestore(b *testing.B) {
+	s, ids := manyApps(b, 12)
+	for _, id := range ids {
+		s.git("update-ref", "refs/heads/main", id)
+		s.sync()
+	}
+	for b.Loop() {
+		if err := s.syncer.Close(); err != nil {
+			b.Fatal(err)
+		}
+		s.syncer = s.open(s.state)
+		if s.syncer.Accepted() == nil {
+			b.Fatal("nothing is accepted after a restart")
+		}
+	}
 }
