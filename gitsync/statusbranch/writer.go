@@ -192,8 +192,6 @@ func (w *Writer) newest() (files map[string][]byte, dirty bool) {
 func (w *Writer) attempt(ctx context.Context, files map[string][]byte) error {
 	w.mu.Lock()
 	w.dirty = false // a Set during the attempt makes it dirty again
-	waiting := w.status.Waiting
-	w.status.Waiting = time.Time{}
 	w.mu.Unlock()
 	start := time.Now()
 	commit, pushed, err := w.branch.publish(ctx, files)
@@ -209,12 +207,15 @@ func (w *Writer) attempt(ctx context.Context, files map[string][]byte) error {
 	}()
 	w.status.LastTry = start
 	if err != nil {
-		w.dirty, w.status.Waiting = true, waiting
+		w.dirty = true
 		w.status.Err = err.Error()
 		w.status.Failed++
 		return err
 	}
 	w.status.Err, w.status.LastOK = "", start
+	if w.status.Waiting = (time.Time{}); w.dirty {
+		w.status.Waiting = start // or a little later: what was set during the attempt
+	}
 	w.status.Commit = commit
 	if pushed {
 		w.status.Pushes++
