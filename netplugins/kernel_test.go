@@ -81,7 +81,10 @@ func newSandbox(t *testing.T, id string) sandbox {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // the test may have done it
+		_ = cmd.Wait()
+	})
 	return sandbox{id: id, netns: fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid), pid: cmd.Process.Pid}
 }
 
@@ -449,7 +452,7 @@ func killedAt(t *testing.T, d Desired, s sandbox, after time.Duration) bool {
 		t.Fatal(err)
 	}
 	time.Sleep(after)
-	cmd.Process.Kill()
+	_ = cmd.Process.Kill() // it may have ended by itself
 	return cmd.Wait() != nil
 }
 

@@ -68,12 +68,12 @@ func fromRecord(p paths) (*process, error) {
 	// The record may be that of the daemon before. The number is the daemon's only if the process
 	// behind the descriptor holds the lock.
 	if !holds(r.PID, p.lock) {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, fmt.Errorf("%s: process %d is not the daemon", p.record, r.PID)
 	}
 	build, err := buildID(fmt.Sprintf("/proc/%d/exe", r.PID))
 	if err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, err
 	}
 	return &process{pid: r.PID, fd: fd, config: r.Config, build: build}, nil
@@ -194,7 +194,7 @@ func (p *process) stop(ctx context.Context, grace time.Duration) error {
 	return fmt.Errorf("process %d does not end", p.pid)
 }
 
-func (p *process) close() { unix.Close(p.fd) }
+func (p *process) close() { _ = unix.Close(p.fd) } // a pidfd has nothing to lose
 
 // buildID is the Go build id of the program at path: it differs when anything of the program does.
 func buildID(path string) (string, error) {

@@ -199,7 +199,7 @@ func (s *Supervisor) serve(ctx context.Context) error {
 // ending, needs nothing.
 func (s *Supervisor) endHung(ctx context.Context, proc *process) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // somebody else ends it, or it has ended
 	}
 	s.log().Warn("ending containerd, which does not answer", "pid", proc.pid)
 	return proc.stop(context.WithoutCancel(ctx), s.timing().grace)
