@@ -68,6 +68,7 @@ type node struct {
 	client  *fakecri.Client
 	m       *Manager
 	end     func()
+	step    func(string) // told of each durable step
 
 	mu     sync.Mutex
 	events []string
@@ -100,6 +101,7 @@ func (n *node) open(dir string) {
 		},
 		ResolvConf: filepath.Join(dir, "none"),
 	})
+	n.m.store.step = n.step
 	n.run()
 }
 
