@@ -66,13 +66,12 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 		return
 	}
 	since := p.open(x)
-	rank, why := p.rank(x, a, since)
-	if why != "" {
-		say(RuleClaim, why)
+	if !slices.Contains(a.Candidates, p.in.Self) {
+		say(RulePlacement, fmt.Sprintf("node %s is to start it", a.Node))
 		return
 	}
-	if rank < 0 {
-		say(RulePlacement, fmt.Sprintf("node %s is to start it", a.Node))
+	if why := p.turn(x, a, since); why != "" {
+		say(RuleClaim, why)
 		return
 	}
 	if why := p.gate(x.w.object.Source.App); why != "" {
@@ -91,29 +90,25 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 	p.start(x)
 }
 
-// rank decides whether it is this node's turn: -1 and no reason when it is none of its business.
-// The wait counts from when the slot was first seen open; nodes that declined are passed over, and
-// after all have, the first whose back-off is over tries again.
-func (p *pass) rank(x *want, a placement.Assignment, since time.Time) (int, string) {
-	mine := slices.Index(a.Candidates, p.in.Self)
-	if mine < 0 {
-		return -1, ""
-	}
+// turn says why this node, a candidate, must wait before it claims: each rank waits longer than the
+// one before, from when the slot was first seen open. Nodes that declined are passed over, and after
+// all have, the first whose back-off is over tries again.
+func (p *pass) turn(x *want, a placement.Assignment, since time.Time) string {
 	if until, reason := p.declined(x, p.in.Self); p.in.Now.Before(until) {
 		p.wakeAt(until)
-		return mine, fmt.Sprintf("%s; tries again at %s", reason, until.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("%s; tries again at %s", reason, until.UTC().Format(time.RFC3339))
 	}
 	ahead := 0
-	for _, name := range a.Candidates[:mine] {
+	for _, name := range a.Candidates[:slices.Index(a.Candidates, p.in.Self)] {
 		if until, _ := p.declined(x, name); !p.in.Now.Before(until) {
 			ahead++
 		}
 	}
 	if turn := since.Add(time.Duration(ahead) * rankDelay); p.in.Now.Before(turn) {
 		p.wakeAt(turn)
-		return mine, fmt.Sprintf("node %s is to start it", a.Node)
+		return fmt.Sprintf("node %s is to start it", a.Node)
 	}
-	return mine, ""
+	return ""
 }
 
 // declined says until when a node is not asked for a slot that it declined, and why it did.

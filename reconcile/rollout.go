@@ -76,9 +76,10 @@ func (r *rollout) manner(i int) change {
 	return stopFirst
 }
 
-func promises(r *rollout, i int, _ change) string {
-	for j, o := range r.places {
-		if j != i && !o.promised {
+func promises(r *rollout, _ int, _ change) string {
+	// The slot's own holder is asked as well: its surge may be another node's to start.
+	for _, o := range r.places {
+		if !o.promised {
 			return fmt.Sprintf("waits for node %s, which runs %s, to accept the commit", o.holder, o.label)
 		}
 	}
