@@ -1,13 +1,22 @@
-# `make help` lists the targets. `sh tools/setup.sh` installs what a bare Debian lacks for them.
+# `make help` lists the targets. What a bare Debian lacks for them, `make setup` installs; the targets
+# that need it call it themselves.
 
-GO      ?= go
+# The toolchain that setup fetched where the machine has none, or else the machine's.
+GO      ?= $(if $(wildcard .toolchain/bin/go),$(CURDIR)/.toolchain/bin/go,go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # The node binaries are the programs that run once per pod or per call: see agent/embedded.
 ASSETS  := agent/embedded/assets
 NODE    := $(patsubst %,$(ASSETS)/%.zst,containerd-shim-runc-v2 pleach-cni runc pleach-pause)
-GOBUILD := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath
+GOBUILD := CGO_ENABLED=0 $(GO) build
 STRIP   := -s -w
+
+DEMO_DIR ?= /srv/pleach-demo
+
+export GOFLAGS = -buildvcs=false -trimpath
+TEST   = bin/gotestsum
+# The packages with tests that ask for root.
+ROOTED = $(sort $(dir $(shell grep -rl --include='*_test.go' 'needs\.Root' . | sed 's|^\./|./|')))
 
 .PHONY: help
 help: ## list the targets
@@ -28,7 +37,7 @@ bin/node/pleach-cni: go.mod $(wildcard cmd/pleach-cni/*.go netplugins/cni/*.go n
 
 # The one program that needs cgo, for libseccomp. Static, so that it runs on any distribution.
 bin/node/runc: tools/runc/go.mod
-	cd tools/runc && CGO_ENABLED=1 $(GO) build -buildvcs=false -trimpath -tags "seccomp netgo osusergo" \
+	cd tools/runc && CGO_ENABLED=1 $(GO) build -tags "seccomp netgo osusergo" \
 		-ldflags '$(STRIP) -extldflags "-static"' -o ../../$@ github.com/opencontainers/runc
 
 bin/node/pleach-pause: cmd/pleach-pause/pause.c
@@ -38,12 +47,55 @@ bin/node/pleach-pause: cmd/pleach-pause/pause.c
 $(ASSETS)/%.zst: bin/node/%
 	zstd -q -f -15 -o $@.tmp $< && mv $@.tmp $@
 
+.PHONY: setup
+setup: ## install what is missing, through apt and Go modules; says what
+	@sh tools/setup.sh
+
+.PHONY: demo
+demo: setup build ## start a flock on this machine to try Pleach with, and say what to try (root)
+	$(GOBUILD) -o bin/demo ./e2e/demo
+	@bin/demo -dir $(DEMO_DIR) up
+
+.PHONY: demo-down
+demo-down: ## take the demo away again
+	@test ! -d $(DEMO_DIR) || bin/demo -dir $(DEMO_DIR) down
+	@echo "the demo is gone"
+
+# Root's tests are left to "kernel", which runs them without the race detector's weight.
+.PHONY: unit
+unit: bin/gotestsum ## unit tests with the race detector; no root, under a minute
+	PLEACH_TESTS=unit CGO_ENABLED=1 $(TEST) --format pkgname-and-test-fails --hide-summary skipped -- -race ./...
+
+.PHONY: kernel
+kernel: bin/gotestsum node-binaries ## tests with real containerd, nftables and namespaces (root)
+	CGO_ENABLED=0 $(TEST) --format testname --hide-summary output -- -p 1 -timeout 30m -count 1 $(ROOTED)
+
+.PHONY: test
+test: setup unit kernel ## all tests
+	@echo "make test: all tests passed"
+
+.PHONY: check
+check: setup lint-tools node-binaries ## lint, format, module tidiness, generated files
+	CGO_ENABLED=0 bin/golangci-lint run ./...
+	bin/golangci-lint fmt --diff ./...
+	$(GO) mod tidy -diff
+	cd tools && $(GO) mod tidy -diff
+	cd tools/runc && $(GO) mod tidy -diff
+	@echo "make check: nothing to complain of"
+
+.PHONY: bench
+bench: setup build ## the benchmarks, as a table (root)
+	CGO_ENABLED=0 $(GO) run ./e2e/bench
+
 .PHONY: lint-tools
 lint-tools: bin/golangci-lint ## build the linter of tools/go.mod (minutes, the first time)
 
 bin/golangci-lint: tools/go.mod
-	cd tools && CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "$(STRIP)" -o ../$@ \
+	cd tools && CGO_ENABLED=0 $(GO) build -ldflags "$(STRIP)" -o ../$@ \
 		github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bin/gotestsum: tools/go.mod
+	cd tools && CGO_ENABLED=0 $(GO) build -o ../$@ gotest.tools/gotestsum
 
 .PHONY: clean
 clean: ## remove what was built

@@ -8,9 +8,13 @@ import (
 	"testing"
 )
 
-// Root asks for uid 0.
+// Root asks for uid 0. With PLEACH_TESTS=unit such tests are left to a run of their own, so that a
+// root's unit tests are the same as anybody's.
 func Root(t testing.TB) {
 	t.Helper()
+	if os.Getenv("PLEACH_TESTS") == "unit" {
+		t.Skip("skipped: needs root, and only unit tests are asked for")
+	}
 	if os.Geteuid() != 0 {
 		Lacking(t, "root")
 	}
