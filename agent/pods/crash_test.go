@@ -167,7 +167,9 @@ func TestPowerFailure(t *testing.T) {
 				n.start(newPod("once", func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyNever }))
 				n.within(time.Second, "ready", func() bool { return isReady(n.pod("web")) && isReady(n.pod("once")) })
 				n.runtime.Exit("web", "app", 1)
-				n.within(time.Minute, "restarted", func() bool { return isReady(n.pod("web")) && n.pod("web").Status.ContainerStatuses[0].RestartCount == 1 })
+				n.within(time.Minute, "restarted", func() bool {
+					return isReady(n.pod("web")) && n.pod("web").Status.ContainerStatuses[0].RestartCount == 1
+				})
 				n.end()
 				n.runtime.PowerOff(forget)
 				n.open(n.dir)

@@ -375,7 +375,9 @@ func TestLostEventsAreMadeUpFor(t *testing.T) {
 		n.within(time.Second, "ready", func() bool { return isReady(n.pod("web")) })
 		n.runtime.DropEvents()
 		n.runtime.Exit("web", "app", 1)
-		n.within(2*relist, "restarted", func() bool { return n.pod("web").Status.ContainerStatuses[0].RestartCount == 1 && isReady(n.pod("web")) })
+		n.within(2*relist, "restarted", func() bool {
+			return n.pod("web").Status.ContainerStatuses[0].RestartCount == 1 && isReady(n.pod("web"))
+		})
 		n.end()
 	})
 }

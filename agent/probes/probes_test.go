@@ -37,7 +37,9 @@ func run(t *testing.T, p Prober, d time.Duration, ok func(time.Duration) bool) (
 	return checks, standings, failed
 }
 
-func after(d time.Duration) func(time.Duration) bool { return func(at time.Duration) bool { return at >= d } }
+func after(d time.Duration) func(time.Duration) bool {
+	return func(at time.Duration) bool { return at >= d }
+}
 
 func TestReadinessIsFoundEarly(t *testing.T) {
 	checks, standings, failed := run(t, Prober{Kind: Readiness, Probe: &corev1.Probe{PeriodSeconds: 10}}, 30*time.Second, after(500*time.Millisecond))
