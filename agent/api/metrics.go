@@ -48,7 +48,8 @@ func NewMetrics(registry prometheus.Registerer, store *state.Store, version stri
 	})
 	build.Set(1)
 	for _, c := range []prometheus.Collector{
-		m.syncs, m.passes, m.starts, m.refusals, build, stateCollector{store},
+		m.syncs, m.passes, m.starts, m.refusals, build,
+		stateCollector{store},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	} {
 		if err := registry.Register(c); err != nil {

@@ -43,7 +43,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 		if err := control.Flush(); err != nil {
 			return err
 		}
-		if err := v.Wait(r.Context(), tablesOf(q.kind)...); err != nil {
+		if v.Wait(r.Context(), tablesOf(q.kind)...) != nil {
 			return nil // the client or the agent ended it
 		}
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 
@@ -100,9 +101,7 @@ func (v view) replicaSetsOfDeployments() []reconcile.K8sObject {
 
 func replicaSet(d *appsv1.Deployment, t reconcile.Template, number int, pods, ready int32) *appsv1.ReplicaSet {
 	labels := map[string]string{appsv1.DefaultDeploymentUniqueLabelKey: t.Revision}
-	for k, value := range t.Spec.Labels {
-		labels[k] = value
-	}
+	maps.Copy(labels, t.Spec.Labels)
 	selector := d.Spec.Selector.DeepCopy()
 	if selector == nil {
 		selector = &metav1.LabelSelector{}

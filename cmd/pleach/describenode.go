@@ -48,9 +48,14 @@ func (s sheet) node(n *corev1.Node, d api.Description, now time.Time) {
 	info := n.Status.NodeInfo
 	s.line(0, "System Info:")
 	for _, row := range [][2]string{
-		{"Machine ID", info.MachineID}, {"Boot ID", info.BootID}, {"Kernel Version", info.KernelVersion}, {"OS Image", info.OSImage},
-		{"Operating System", info.OperatingSystem}, {"Architecture", info.Architecture},
-		{"Container Runtime Version", info.ContainerRuntimeVersion}, {"Agent Version", info.KubeletVersion},
+		{"Machine ID", info.MachineID},
+		{"Boot ID", info.BootID},
+		{"Kernel Version", info.KernelVersion},
+		{"OS Image", info.OSImage},
+		{"Operating System", info.OperatingSystem},
+		{"Architecture", info.Architecture},
+		{"Container Runtime Version", info.ContainerRuntimeVersion},
+		{"Agent Version", info.KubeletVersion},
 	} {
 		if row[1] != "" {
 			s.line(1, "%s:\t%s", row[0], row[1])

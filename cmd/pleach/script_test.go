@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			// sockets have short names, and the script's directory may have a long one
-			dir, err := os.MkdirTemp("", "pleach")
+			dir, err := os.MkdirTemp("", "pleach") //nolint:usetesting // t.TempDir has the test's name in it, and belongs to all scripts
 			if err != nil {
 				return err
 			}

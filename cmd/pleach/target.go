@@ -8,11 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-
-	"github.com/spf13/cobra"
 
 	"github.com/pleachdev/pleach/agent/api"
 	"github.com/pleachdev/pleach/reconcile"
