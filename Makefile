@@ -1,8 +1,9 @@
 # `make help` lists the targets. What a bare Debian lacks for them, `make setup` installs; the targets
 # that need it call it themselves.
 
-# The toolchain that setup fetched where the machine has none, or else the machine's.
-GO      ?= $(if $(wildcard .toolchain/bin/go),$(CURDIR)/.toolchain/bin/go,go)
+# The toolchain that setup fetches where the machine has none that is new enough, or else the machine's.
+export PATH := $(CURDIR)/.toolchain/bin:$(PATH)
+GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # The node binaries are the programs that run once per pod or per call: see agent/embedded.
