@@ -190,9 +190,13 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
+// ErrStopping says that a pod with this UID is being stopped: it can be started once it has gone.
+var ErrStopping = errors.New("the pod is being stopped")
+
 // Start makes a pod of this node run. When it returns nil, that is on disk. A pod with a UID that
 // is known already is left as it is: a changed spec is a new pod. The pod needs name, namespace and
-// UID, and Kubernetes' defaults.
+// UID, and Kubernetes' defaults. The error is ErrStopping for a pod that [Manager.Stop] was called
+// for and that has not gone yet.
 func (m *Manager) Start(pod *corev1.Pod) error {
 	if pod.UID == "" || pod.Name == "" || pod.Namespace == "" || strings.ContainsAny(string(pod.UID), "/.") {
 		return fmt.Errorf("start pod %s/%s: want name, namespace and a UID without \"/\" or \".\", got UID %q", pod.Namespace, pod.Name, pod.UID)
@@ -202,7 +206,10 @@ func (m *Manager) Start(pod *corev1.Pod) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.workers[pod.UID] != nil {
+	if w := m.workers[pod.UID]; w != nil {
+		if w.stopIntent() != nil {
+			return fmt.Errorf("start pod %s/%s: %w", pod.Namespace, pod.Name, ErrStopping)
+		}
 		return nil
 	}
 	pod = pod.DeepCopy()

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +25,9 @@ func TestPodRunsAndStops(t *testing.T) {
 		}
 		if n.pod("web").DeletionTimestamp == nil {
 			t.Error("a pod that is being stopped has no deletionTimestamp")
+		}
+		if err := n.m.Start(newPod("web")); !errors.Is(err, ErrStopping) {
+			t.Errorf("start of a pod that is being stopped: %v", err)
 		}
 		n.within(time.Second, "gone", func() bool { return n.pod("web") == nil })
 		if s, c := n.runtime.Count(); s+c != 0 {

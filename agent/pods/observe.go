@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -98,6 +100,9 @@ func (w *worker) look(ctx context.Context, before *observation) (*observation, e
 		status := known[c.GetId()]
 		if status == nil || status.GetState() != c.GetState() || c.GetState() == runtimeapi.ContainerState_CONTAINER_UNKNOWN {
 			answer, err := w.m.Runtime.ContainerStatus(ctx, c.GetId(), false)
+			if grpcstatus.Code(err) == codes.NotFound {
+				continue // removed since it was listed
+			}
 			if err != nil {
 				return nil, fmt.Errorf("status of container %s: %w", c.GetId(), err)
 			}

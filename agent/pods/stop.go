@@ -117,8 +117,8 @@ func (w *worker) stopContainer(ctx context.Context, c *corev1.Container, id stri
 	return nil
 }
 
-// remove ends the pod and removes everything of it, the record last. It starts anywhere: what is
-// gone already is no error.
+// remove ends the pod and removes everything of it but its record. It starts anywhere: what is gone
+// already is no error.
 func (w *worker) remove(ctx context.Context, stop *stopIntent) error {
 	obs, err := w.haltWithin(ctx, left(stop.GraceSeconds, stop.At))
 	if err != nil {
@@ -150,7 +150,7 @@ func (w *worker) remove(ctx context.Context, stop *stopIntent) error {
 	if err := os.RemoveAll(w.m.LogDirOf(w.pod())); err != nil {
 		return fmt.Errorf("remove logs: %w", err)
 	}
-	return w.m.store.remove(w.uid)
+	return nil
 }
 
 // volumeRemover is volumeSet for tasks that only remove.

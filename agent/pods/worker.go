@@ -173,12 +173,11 @@ func (w *worker) run(ctx context.Context) {
 				more = false
 			}
 		}
-		next := w.pass(ctx)
 		if w.removed {
 			w.m.forget(w.uid)
 			return
 		}
-		timer.Reset(next)
+		timer.Reset(w.pass(ctx))
 	}
 }
 
@@ -206,16 +205,13 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 	var next time.Time
 	switch stop := w.stopIntent(); {
 	case stop != nil:
-		next = w.end(ctx, now, func(ctx context.Context) error { return w.remove(ctx, stop) }, func() { w.removed = true })
+		next = w.end(ctx, now, func(ctx context.Context) error { return w.remove(ctx, stop) }, w.drop)
 	case w.state.Final:
 		next = w.settle(ctx, now)
 	case w.state.Failing != nil:
 		next = w.end(ctx, now, w.halt, w.finish)
 	default:
 		next = w.advance(ctx, now)
-	}
-	if w.removed {
-		return never
 	}
 	w.publish(time.Now())
 	if next.IsZero() {
@@ -257,8 +253,9 @@ func (w *worker) busy(key string) bool {
 	return running
 }
 
-// end cancels what is under way, then runs a stopping task until it succeeds.
-func (w *worker) end(ctx context.Context, now time.Time, task func(context.Context) error, done func()) time.Time {
+// end cancels what is under way, then runs a stopping task until it succeeds and done, called in the
+// loop, too.
+func (w *worker) end(ctx context.Context, now time.Time, task func(context.Context) error, done func() error) time.Time {
 	w.stopProbes()
 	if w.busy(taskStop) {
 		return time.Time{}
@@ -276,10 +273,12 @@ func (w *worker) end(ctx context.Context, now time.Time, task func(context.Conte
 		err := task(taskCtx)
 		return func() {
 			w.dirty.Store(true)
+			if err == nil {
+				err = done()
+			}
 			switch {
 			case err == nil:
 				w.stopping.reset()
-				done()
 			case ctx.Err() == nil:
 				w.stopping.failed(time.Now())
 				w.event(corev1.EventTypeWarning, "FailedKillPod", "error killing pod: "+err.Error())
@@ -301,9 +300,20 @@ func (w *worker) fail(reason, message string) {
 }
 
 // finish makes the pod's present end final.
-func (w *worker) finish() {
+func (w *worker) finish() error {
 	w.state.Final = true
 	w.stateUnsaved = true
+	return nil
+}
+
+// drop forgets the pod. It runs in the loop, which otherwise might write a state meanwhile and so
+// bring the directory back.
+func (w *worker) drop() error {
+	if err := w.m.store.remove(w.uid); err != nil {
+		return err
+	}
+	w.removed = true
+	return nil
 }
 
 // settle gives back what a finished pod holds: its address, volumes and control group. Logs and
@@ -317,7 +327,7 @@ func (w *worker) settle(ctx context.Context, now time.Time) time.Time {
 			return err
 		}
 		return w.volumeRemover().Remove()
-	}, func() { w.cleaned = true })
+	}, func() error { w.cleaned = true; return nil })
 }
 
 func (w *worker) volumeSet() *volumes.Set {

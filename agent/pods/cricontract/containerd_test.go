@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,6 +78,8 @@ func TestPodsOnContainerd(t *testing.T) {
 	t.Run("resources", n.resources)
 	t.Run("crash", n.crashes)
 	t.Run("follow", n.follow)
+	t.Run("rotation", n.rotation)
+	t.Run("idle", n.idle)
 	t.Run("adoption", n.adoption)
 	n.stopAll()
 }
@@ -287,6 +290,61 @@ func (n *node) follow(t *testing.T) {
 	if err := <-done; err != nil || out.String() != "something here\n" {
 		t.Errorf("followed: %q, %v", out.String(), err)
 	}
+}
+
+// The runtime goes on in a new file when a log was rotated, and nothing is lost.
+func (n *node) rotation(t *testing.T) {
+	n.start(n.newPod("spam", once("spam", fmt.Sprint(podlogs.MaxSize))))
+	p := n.phase("spam", corev1.PodRunning)
+	_, id, _ := strings.Cut(p.Status.ContainerStatuses[0].ContainerID, "://")
+	path := podlogs.Path(n.m.LogDirOf(p), "app", 0)
+	n.within(time.Minute, "the log is large", func() bool {
+		info, err := os.Stat(path)
+		return err == nil && info.Size() > podlogs.MaxSize
+	})
+	if err := podlogs.Rotate(path, func() error { return n.runtime.ReopenContainerLog(t.Context(), id) }); err != nil {
+		t.Fatal(err)
+	}
+	n.within(time.Minute, "the whole log", func() bool { return len(n.logs(p, false)) == (podlogs.MaxSize+99)/100*100 })
+}
+
+// idle measures what the manager costs beside ten pods that do nothing, two with probes.
+func (n *node) idle(t *testing.T) {
+	for i := range 10 {
+		n.start(n.newPod(fmt.Sprintf("idle-%d", i), func(p *corev1.Pod) {
+			p.Spec.Containers[0].Args = []string{"serve", "8080", "-"}
+			if i < 2 {
+				p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{
+					ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(8080)}}, PeriodSeconds: 10,
+				}
+			}
+		}))
+	}
+	n.within(time.Minute, "idle pods ready", func() bool {
+		for i := range 10 {
+			if !ready(n.pod(fmt.Sprintf("idle-%d", i))) {
+				return false
+			}
+		}
+		return true
+	})
+	for _, name := range []string{"crash", "probed", "escape", "no-image", "root"} {
+		if err := n.m.Stop(types.UID("uid-"+name), "not idle"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.within(time.Minute, "the others are gone", func() bool { return n.pod("crash") == nil && n.pod("probed") == nil })
+	var before, after syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &before); err != nil {
+		t.Fatal(err)
+	}
+	const span = 32 * time.Second // one relist at least
+	time.Sleep(span)
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &after); err != nil {
+		t.Fatal(err)
+	}
+	used := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+	t.Logf("idle with %d pods: %s of CPU in %s, %.2f %% of a core", len(n.m.Pods()), used, span, 100*used.Seconds()/span.Seconds())
 }
 
 func (n *node) adoption(t *testing.T) {
