@@ -95,7 +95,7 @@ func TestSocketIsForItsOwnerAndReplacesAStaleOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // the test is over
+	defer l.Close() // the test is over
 	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)

@@ -85,7 +85,7 @@ func (c *Client) Watch(ctx context.Context, k Kind, o ListOptions, f func(watch.
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was read, or is given up
+	defer resp.Body.Close() // it was read, or is given up
 	for decoder := json.NewDecoder(resp.Body); ; {
 		var e watchEvent[json.RawMessage]
 		if err := decoder.Decode(&e); ctx.Err() != nil {
@@ -129,7 +129,7 @@ func (c *Client) Logs(ctx context.Context, namespace, pod string, o *corev1.PodL
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was read, or is given up
+	defer resp.Body.Close() // it was read, or is given up
 	if _, err := io.Copy(w, resp.Body); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -173,7 +173,7 @@ func (c *Client) get(ctx context.Context, path string, query url.Values, into an
 }
 
 func decode(resp *http.Response, into any) error {
-	defer resp.Body.Close() //nolint:errcheck // it was read to its end
+	defer resp.Body.Close() // it was read to its end
 	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
 		return fmt.Errorf("answer of the agent: %w", err)
 	}

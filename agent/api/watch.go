@@ -44,7 +44,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		if v.Wait(r.Context(), tablesOf(q.kind)...) != nil {
-			return nil // the client or the agent ended it
+			return nil //nolint:nilerr // the client or the agent ended it
 		}
 	}
 }

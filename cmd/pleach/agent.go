@@ -113,7 +113,7 @@ go with it. Stop the agent first. The config repository is not touched.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config.Dir = l.dir
 			if !yes {
-				fmt.Fprintf(cmd.OutOrStdout(), "This removes the node in %s with everything that it runs. Type yes to go on: ", l.dir) //nolint:errcheck // a question that cannot be asked gets no answer
+				fmt.Fprintf(cmd.OutOrStdout(), "This removes the node in %s with everything that it runs. Type yes to go on: ", l.dir) // a question that cannot be asked gets no answer
 				answer, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
 				if err != nil || strings.TrimSpace(answer) != "yes" {
 					return errors.New("nothing was changed")

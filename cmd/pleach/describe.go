@@ -49,7 +49,7 @@ includes the state of the rollout, and for each slot that is not up to date the 
 			}
 			for i, d := range found {
 				if i > 0 {
-					fmt.Fprint(cmd.OutOrStdout(), "\n\n") //nolint:errcheck // the description's own write reports it
+					fmt.Fprint(cmd.OutOrStdout(), "\n\n") // the description's own write reports it
 				}
 				if err := describe(cmd.OutOrStdout(), d, time.Now()); err != nil {
 					return err

@@ -67,7 +67,6 @@ func (o *execOptions) run(cmd *cobra.Command, c *api.Client, arg string, command
 	stdin, isFile := cmd.InOrStdin().(*os.File)
 	tty := o.tty
 	if tty && (!o.stdin || !isFile || !term.IsTerminal(int(stdin.Fd()))) {
-		//nolint:errcheck // a hint on stderr
 		fmt.Fprintln(cmd.ErrOrStderr(), "Unable to use a TTY - input is not a terminal or the right kind of file")
 		tty = false
 	}
@@ -98,7 +97,7 @@ func (o *execOptions) run(cmd *cobra.Command, c *api.Client, arg string, command
 	if err != nil {
 		return fmt.Errorf("set the terminal up: %w", err)
 	}
-	defer term.Restore(int(stdin.Fd()), restore) //nolint:errcheck // nothing better can be done to it
+	defer func() { _ = term.Restore(int(stdin.Fd()), restore) }() // nothing better can be done to it
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
 	streams.TerminalSizeQueue = followSize(ctx, int(stdin.Fd()))
@@ -118,7 +117,7 @@ func ended(err error) error {
 
 // sizes tells the size of a terminal now and after each change.
 type sizes struct {
-	ctx     context.Context //nolint:containedctx // remotecommand asks through Next, which takes none
+	ctx     context.Context // remotecommand asks through Next, which takes none
 	fd      int
 	changed chan os.Signal
 	told    bool
@@ -145,5 +144,5 @@ func (s *sizes) Next() *remotecommand.TerminalSize {
 	if err != nil {
 		return nil
 	}
-	return &remotecommand.TerminalSize{Width: uint16(width), Height: uint16(height)} //nolint:gosec // terminals are smaller
+	return &remotecommand.TerminalSize{Width: uint16(width), Height: uint16(height)} // terminals are smaller
 }

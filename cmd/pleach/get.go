@@ -168,12 +168,11 @@ func (o *getOptions) sayNothingFound(targets []target) {
 	if !o.all && slices.ContainsFunc(targets, func(t target) bool { return t.kind.Namespaced }) {
 		text += fmt.Sprintf(" in %s namespace.", o.namespace)
 	}
-	fmt.Fprintln(o.err, text) //nolint:errcheck // a hint on stderr
+	fmt.Fprintln(o.err, text)
 }
 
 func (o *getOptions) sayRedacted(objects []reconcile.K8sObject) {
 	if slices.ContainsFunc(objects, func(o reconcile.K8sObject) bool { _, ok := o.(*corev1.Secret); return ok }) {
-		//nolint:errcheck // a hint on stderr
 		fmt.Fprintf(o.err, "pleach: the values of secrets are left out; the annotation %s holds their sizes in bytes\n", api.RedactedAnnotation)
 	}
 }

@@ -126,7 +126,7 @@ func (o *logsOptions) pods(cmd *cobra.Command, c *api.Client, args []string) ([]
 	if o.selector != "" {
 		pods, err := listPods(cmd.Context(), c, api.ListOptions{Namespace: o.namespace, Selector: o.selector})
 		if err == nil && len(pods) == 0 {
-			fmt.Fprintf(cmd.ErrOrStderr(), "No resources found in %s namespace.\n", o.namespace) //nolint:errcheck // a hint on stderr
+			fmt.Fprintf(cmd.ErrOrStderr(), "No resources found in %s namespace.\n", o.namespace)
 		}
 		return pods, err
 	}
@@ -139,7 +139,6 @@ func (o *logsOptions) pods(cmd *cobra.Command, c *api.Client, args []string) ([]
 		return nil, err
 	}
 	if len(pods) > 1 {
-		//nolint:errcheck // a hint on stderr
 		fmt.Fprintf(cmd.ErrOrStderr(), "Found %d pods, using pod/%s\n", len(pods), pods[0].Name)
 	}
 	return pods[:1], nil

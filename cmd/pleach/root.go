@@ -99,7 +99,7 @@ func exitCode(err error, w io.Writer) int {
 		return exitFailed
 	}
 	if _, ok := errors.AsType[quiet](err); !ok {
-		fmt.Fprintf(w, "pleach: %v\n", err) //nolint:errcheck // there is no place left to complain
+		fmt.Fprintf(w, "pleach: %v\n", err) // there is no place left to complain
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage

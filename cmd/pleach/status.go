@@ -191,9 +191,9 @@ func (p page) section(b *strings.Builder, title, header string, rows []string) {
 	b.WriteString("\n" + p.paint(bold, title) + "\n")
 	// the state is the last column, and the only one in colour, so that no width is disturbed
 	tw := tabwriter.NewWriter(b, 0, 8, 3, ' ', 0)
-	fmt.Fprintln(tw, "  "+header) //nolint:errcheck // into memory
+	fmt.Fprintln(tw, "  "+header)
 	for _, row := range rows {
-		fmt.Fprintln(tw, "  "+row) //nolint:errcheck // into memory
+		fmt.Fprintln(tw, "  "+row)
 	}
 	_ = tw.Flush() // into memory
 }
@@ -247,7 +247,7 @@ func (p page) workloadState(w *reconcile.WorkloadStatus) string {
 	if len(w.Waiting) == 0 {
 		return p.paint(green, "complete")
 	}
-	text := fmt.Sprintf("%d of %d slots wait", len(w.Waiting), max(w.Desired, int32(len(w.Waiting)))) //nolint:gosec // slots are few
+	text := fmt.Sprintf("%d of %d slots wait", len(w.Waiting), max(w.Desired, int32(len(w.Waiting))))
 	return p.paint(yellow, text)
 }
 

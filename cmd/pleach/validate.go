@@ -38,7 +38,7 @@ It ends with 1 when there are errors; warnings alone end with 0.`,
 			if err != nil {
 				return fmt.Errorf("validate: %w", err)
 			}
-			defer root.Close() //nolint:errcheck // opened for reading
+			defer root.Close() // opened for reading
 			result := summarize(manifest.Validate(root.FS()))
 			switch output {
 			case "":
