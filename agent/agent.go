@@ -214,6 +214,9 @@ func (n *node) runPods(ctx context.Context, streams *streams) error {
 	if err != nil {
 		return quietly(ctx, err)
 	}
+	if err := network.release(ctx, client.runtime); err != nil {
+		return quietly(ctx, err)
+	}
 	manager := pods.New(pods.Config{
 		Dir: n.Dir, LogDir: n.PodLogDir, Runtime: client.runtime, Images: client.images,
 		Lookup: lookup{store: n.store, node: n.Node}, NodeName: n.Node, NodeIPs: n.addresses(),
@@ -250,7 +253,7 @@ func (n *node) enrolled(ctx context.Context) (*corev1.Node, error) {
 				told = true
 				n.ready.set("this node is not enrolled")
 				n.Log.Warn("the config repository does not enrol this node; it runs nothing until a commit adds it",
-					"node", n.Node, "to do", "pleach node add "+n.Node+" --key '"+n.signer.AuthorizedKey()+"'")
+					"node", n.Node, "toDo", "pleach node add "+n.Node+" --key '"+n.signer.AuthorizedKey()+"'")
 			}
 		}
 		if err := snapshot.Wait(ctx, state.Accepted); err != nil {
@@ -287,10 +290,10 @@ func (n *node) statusWriter() *statusbranch.Writer {
 
 // quietly returns nil where the agent was asked to end.
 func quietly(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 func poke(c chan<- struct{}) {

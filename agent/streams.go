@@ -28,11 +28,11 @@ type runtimeClient struct {
 }
 
 func dial(ctx context.Context, endpoint string) (*runtimeClient, error) {
-	runtime, err := criclient.NewRemoteRuntimeService(ctx, endpoint, callTimeout, nil, false)
+	runtime, err := criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint(endpoint).WithConnectionTimeout(callTimeout).Build(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("runtime at %s: %w", endpoint, err)
 	}
-	images, err := criclient.NewRemoteImageService(ctx, endpoint, callTimeout, nil, false)
+	images, err := criclient.NewRemoteImageServiceBuilder().WithEndpoint(endpoint).WithConnectionTimeout(callTimeout).Build(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("images at %s: %w", endpoint, err)
 	}

@@ -30,8 +30,10 @@ func loadCluster(t *gitstore.Tree) (*clusterUnit, []manifest.Problem, error) {
 	if u.signers, err = trust.ParseAllowedSigners(manifest.SignersFile, c.Signers); err != nil {
 		problems = append(problems, lineProblems(err)...)
 	} else if u.signers = u.signers.WithNodes(nodeKeys(c.Nodes)); !u.signers.AnyPerson() {
-		problems = append(problems, manifest.Problem{Path: manifest.SignersFile,
-			Reason: "names nobody who may sign for git: no later commit could be accepted"})
+		problems = append(problems, manifest.Problem{
+			Path:   manifest.SignersFile,
+			Reason: "names nobody who may sign for git: no later commit could be accepted",
+		})
 	}
 	var bad []manifest.Problem
 	u.policies, bad = preparePolicies(c.Policies)
@@ -59,7 +61,7 @@ func inUnit(unit string, problems []manifest.Problem) []manifest.Problem {
 // lineProblems takes a joined error of the signers file apart.
 func lineProblems(err error) []manifest.Problem {
 	if line, ok := errors.AsType[*trust.LineError](err); ok {
-		if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the outermost error is asked
+		if many, ok := err.(interface{ Unwrap() []error }); ok {
 			var problems []manifest.Problem
 			for _, e := range many.Unwrap() {
 				problems = append(problems, lineProblems(e)...)
@@ -128,8 +130,10 @@ func (s *step) cluster(files map[string]string, denial string) error {
 		return err
 	}
 	if len(problems) == 0 && c.spec.Name != old.spec.Name {
-		problems = []manifest.Problem{{App: ClusterUnit, Path: v1alpha1.ClusterFile, Field: "metadata.name",
-			Reason: fmt.Sprintf("is %q for the cluster's whole life, got %q", old.spec.Name, c.spec.Name)}}
+		problems = []manifest.Problem{{
+			App: ClusterUnit, Path: v1alpha1.ClusterFile, Field: "metadata.name",
+			Reason: fmt.Sprintf("is %q for the cluster's whole life, got %q", old.spec.Name, c.spec.Name),
+		}}
 	}
 	if len(problems) > 0 {
 		s.keepCluster(files, summary(problems), problems)

@@ -45,21 +45,31 @@ func TestMetadata(t *testing.T) {
 		{"other commits change nothing", "start ada start\ntwo ada shop=2\npush two", "web/web", "g1 at start, 1@start"},
 		{"a comment changes nothing", "start ada start\ntwo ada file:apps/web/web.yaml=#_hello;" + word(deployment("web", "1")) + "\npush two", "web/web", "g1 at start, 1@start"},
 		{"a new template", "start ada start\ntwo ada web=2\npush two", "web/web", "g2 at two, 2@two 1@start"},
-		{"a template that returns", "start ada start\ntwo ada web=2\nthree ada web=3\nback ada web=2\npush back", "web/web",
-			"g4 at back, 2@back 3@three 1@start"},
+		{
+			"a template that returns", "start ada start\ntwo ada web=2\nthree ada web=3\nback ada web=2\npush back", "web/web",
+			"g4 at back, 2@back 3@three 1@start",
+		},
 		{"refused commits leave nothing", "start ada start\ntwo eve web=2\nthree ada web=3\npush three", "web/web", "g2 at three, 3@three 1@start"},
-		{"labels are not the spec", "start ada start\ntwo ada file:apps/web/web.yaml=" +
-			word(strings.Replace(deployment("web", "1"), "name: web\n", "name: web\n  labels: {a: b}\n", 1)) + "\npush two",
-			"web/web", "g1 at two, 1@start"},
-		{"replicas are no new template", "start ada start\ntwo ada file:apps/web/web.yaml=" +
-			word(strings.Replace(deployment("web", "1"), "spec:\n", "spec:\n  replicas: 3\n", 1)) + "\npush two",
-			"web/web", "g2 at two, 1@start"},
-		{"revisionHistoryLimit", "start ada start\ntwo ada web=2\nthree ada file:apps/web/web.yaml=" +
-			word(strings.Replace(deployment("web", "3"), "spec:\n", "spec:\n  revisionHistoryLimit: 1\n", 1)) + "\npush three",
-			"web/web", "g3 at three, 3@three 2@two"},
-		{"ten earlier templates", "start ada start\na ada web=2\nb ada web=3\nc ada web=4\nd ada web=5\ne ada web=6\nf ada web=7\n" +
-			"g ada web=8\nh ada web=9\ni ada web=10\nj ada web=11\nk ada web=12\npush k",
-			"web/web", "g12 at k, 12@k 11@j 10@i 9@h 8@g 7@f 6@e 5@d 4@c 3@b 2@a"},
+		{
+			"labels are not the spec", "start ada start\ntwo ada file:apps/web/web.yaml=" +
+				word(strings.Replace(deployment("web", "1"), "name: web\n", "name: web\n  labels: {a: b}\n", 1)) + "\npush two",
+			"web/web", "g1 at two, 1@start",
+		},
+		{
+			"replicas are no new template", "start ada start\ntwo ada file:apps/web/web.yaml=" +
+				word(strings.Replace(deployment("web", "1"), "spec:\n", "spec:\n  replicas: 3\n", 1)) + "\npush two",
+			"web/web", "g2 at two, 1@start",
+		},
+		{
+			"revisionHistoryLimit", "start ada start\ntwo ada web=2\nthree ada file:apps/web/web.yaml=" +
+				word(strings.Replace(deployment("web", "3"), "spec:\n", "spec:\n  revisionHistoryLimit: 1\n", 1)) + "\npush three",
+			"web/web", "g3 at three, 3@three 2@two",
+		},
+		{
+			"ten earlier templates", "start ada start\na ada web=2\nb ada web=3\nc ada web=4\nd ada web=5\ne ada web=6\nf ada web=7\n" +
+				"g ada web=8\nh ada web=9\ni ada web=10\nj ada web=11\nk ada web=12\npush k",
+			"web/web", "g12 at k, 12@k 11@j 10@i 9@h 8@g 7@f 6@e 5@d 4@c 3@b 2@a",
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

@@ -66,7 +66,7 @@ func (p *pass) evict(s *slot, taint corev1.Taint) {
 func (p *pass) replaced(w *workload, s *slot) {
 	cur := s.now[0]
 	ready := cur.available(w, p.in.Now)
-	p.duplicates(w, s.now)
+	p.duplicates(s.now)
 	for i, m := range s.old {
 		switch {
 		case ready:
@@ -160,7 +160,7 @@ func (p *pass) ended(s *slot) {
 }
 
 // duplicates stops the junior of two pods of one revision: start on belief, stop on evidence.
-func (p *pass) duplicates(w *workload, list []Instance) {
+func (p *pass) duplicates(list []Instance) {
 	for _, m := range list[1:] {
 		if first := list[0]; p.in.Confirmed[first.UID] {
 			p.stop(m, ByDuplicate, fmt.Sprintf("node %s runs the slot by an earlier right (epoch %d) and keeps it", first.Node, first.Epoch))

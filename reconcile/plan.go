@@ -69,7 +69,7 @@ func (p *pass) planInput() placement.Input {
 	}
 	for _, w := range p.workloads {
 		for _, s := range w.slots {
-			live := append(s.old[:len(s.old):len(s.old)], s.now...)
+			live := append(slices.Clip(s.old), s.now...)
 			if len(live) > 0 {
 				m := live[0]
 				z := p.size(w, cmp.Or(w.template(m.Revision), &w.templates[0]))

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"cmp"
 	"fmt"
+	"slices"
 )
 
 // rollout is what the documents say of a workload's slots, as far as the rules of a rolling update
@@ -140,7 +141,7 @@ func (p *pass) rolloutOf(w *workload) *rollout {
 	r := &rollout{surge: w.strategy.surge, unavailable: w.strategy.unavailable, checks: rolloutChecks}
 	for _, s := range w.slots {
 		o := place{label: w.label(s), promised: true}
-		for _, m := range append(s.now[:len(s.now):len(s.now)], s.old...) {
+		for _, m := range append(slices.Clip(s.now), s.old...) {
 			o.ready = o.ready || m.available(w, p.in.Now)
 			if p.accepted(m.Node, w.object.Source.App).Level < w.object.Commit.Level {
 				o.promised, o.holder = false, m.Node

@@ -421,10 +421,9 @@ func TestLostStateDoesNoHarm(t *testing.T) {
 		w.push(Object{Object: deployment("a", replicas, surge, unavailable)})
 		w.run(5 * time.Second)
 		w.checked = bounds(int(replicas), int(surge), int(min(unavailable, replicas)))
-		image := "a"
 		for range 200 {
 			if r.Intn(20) == 0 {
-				image = []string{"a", "b", "c", "bad"}[r.Intn(4)]
+				image := []string{"a", "b", "c", "bad"}[r.Intn(4)]
 				w.push(Object{Object: deployment(image, replicas, surge, unavailable)})
 			}
 			if r.Intn(5) == 0 {

@@ -218,7 +218,7 @@ func ensureV2(h Hierarchy, path string, limits Limits) error {
 		return err
 	}
 	var enabled []string
-	for _, c := range strings.Fields(string(available)) {
+	for c := range strings.FieldsSeq(string(available)) {
 		if c == "cpu" || c == "cpuset" || c == "memory" || c == "pids" || c == "io" || c == "hugetlb" {
 			enabled = append(enabled, c)
 		}

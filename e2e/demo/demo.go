@@ -155,7 +155,9 @@ func (d *demo) addApp(ctx context.Context, s services) error {
 		}
 	}
 	for _, args := range [][]string{
-		{"rm", "-r", "--quiet", "apps/hello"}, {"add", "--all"}, {"commit", "--quiet", "-m", "podinfo: deploy version 1.0"},
+		{"rm", "-r", "--quiet", "apps/hello"},
+		{"add", "--all"},
+		{"commit", "--quiet", "-m", "podinfo: deploy version 1.0"},
 		{"remote", "add", "origin", s.Remote},
 	} {
 		if _, err := run(ctx, d.config(), "git", args...); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -182,10 +183,8 @@ func (e *expander) expand(n *yaml.Node, depth int) *value {
 		}
 		return e.expand(n.Content[0], depth)
 	case yaml.AliasNode:
-		for _, a := range e.aliases {
-			if a == n.Alias {
-				return e.fail(n, "alias *%s contains itself", n.Value)
-			}
+		if slices.Contains(e.aliases, n.Alias) {
+			return e.fail(n, "alias *%s contains itself", n.Value)
 		}
 		e.aliases = append(e.aliases, n.Alias)
 		v := e.expand(n.Alias, depth+1)

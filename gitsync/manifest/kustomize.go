@@ -195,6 +195,7 @@ func (c *kustomizationCheck) check(data []byte) *types.Kustomization {
 	if i := slices.Index(k.BuildMetadata, types.ManagedByLabelOption); i >= 0 {
 		c.fail(fmt.Sprintf("buildMetadata[%d]", i), "the label would name the version of kustomize in the agent, and every node must render the same: leave it out")
 	}
+	//nolint:staticcheck // what is deprecated still reads files
 	for field, refs := range map[string][]string{"resources": k.Resources, "bases": k.Bases, "components": k.Components} {
 		for i, ref := range refs {
 			c.local(fmt.Sprintf("%s[%d]", field, i), ref)
@@ -225,6 +226,7 @@ func (c *kustomizationCheck) files(k *types.Kustomization) {
 			c.local(fmt.Sprintf("%s[%d]", field, i), ref)
 		}
 	}
+	//nolint:staticcheck // what is deprecated still reads files
 	for field, patches := range map[string][]types.Patch{"patches": k.Patches, "patchesJson6902": k.PatchesJson6902} {
 		for i, p := range patches {
 			if p.Path != "" {
@@ -232,7 +234,7 @@ func (c *kustomizationCheck) files(k *types.Kustomization) {
 			}
 		}
 	}
-	for i, p := range k.PatchesStrategicMerge {
+	for i, p := range k.PatchesStrategicMerge { //nolint:staticcheck // what is deprecated still reads files
 		if !strings.ContainsAny(string(p), "\n:") || remote(string(p)) {
 			c.local(fmt.Sprintf("patchesStrategicMerge[%d]", i), string(p))
 		}

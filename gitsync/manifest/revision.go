@@ -117,7 +117,7 @@ func marshaler(v reflect.Value) (json.Marshaler, bool) {
 	if v.Kind() != reflect.Struct {
 		return nil, false
 	}
-	if m, ok := v.Interface().(json.Marshaler); ok {
+	if m, ok := reflect.TypeAssert[json.Marshaler](v); ok {
 		return m, true
 	}
 	if !v.CanAddr() {
@@ -125,7 +125,7 @@ func marshaler(v reflect.Value) (json.Marshaler, bool) {
 		c.Set(v)
 		v = c
 	}
-	m, ok := v.Addr().Interface().(json.Marshaler)
+	m, ok := reflect.TypeAssert[json.Marshaler](v.Addr())
 	return m, ok
 }
 

@@ -34,8 +34,7 @@ func TestEveryFieldHasARule(t *testing.T) {
 			t.Errorf("%s (%s): the struct stands in neither supported nor whole", path, typ)
 			return
 		}
-		for i := range typ.NumField() {
-			f := typ.Field(i)
+		for f := range typ.Fields() {
 			name := jsonName(f)
 			if !f.IsExported() || name == "-" || name == "status" {
 				continue

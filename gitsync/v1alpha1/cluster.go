@@ -39,7 +39,7 @@ type ClusterSpec struct {
 	ServiceCIDR string `json:"serviceCIDR,omitempty"`
 	// Apps are the units of failure, in any order; names are unique.
 	Apps   []App  `json:"apps"`
-	Status Status `json:"status,omitempty"`
+	Status Status `json:"status,omitzero"`
 }
 
 // App is one folder of manifests: plain YAML files, or a kustomization.
