@@ -48,6 +48,13 @@ func (c *crash) step(name string) {
 	c.n.t.Errorf("copy the disk: %v", err)
 }
 
+// name is the step at which the crash has happened; "" before.
+func (c *crash) name() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.where
+}
+
 // TestKillAnywhere runs a pod's whole life and kills the manager at every step of it, in turn.
 func TestKillAnywhere(t *testing.T) {
 	steps := 0
@@ -88,10 +95,7 @@ func killAt(t *testing.T, at int) bool {
 	// carryOn starts the next manager once the first has been killed.
 	over := false
 	carryOn := func() {
-		c.mu.Lock()
-		crashed := c.where != ""
-		c.mu.Unlock() // the manager that ends may be waiting for it
-		if crashed && !over {
+		if c.name() != "" && !over {
 			over = true
 			n.end()
 			n.step = nil
@@ -105,13 +109,13 @@ func killAt(t *testing.T, at int) bool {
 		if err != nil || over {
 			// The agent asks again after a restart; asking twice is harmless.
 			if err := f(); err != nil {
-				t.Fatalf("%s after a kill at step %d (%s): %v", what, at, c.where, err)
+				t.Fatalf("%s after a kill at step %d (%s): %v", what, at, c.name(), err)
 			}
 		}
 	}
 	await := func(what string, ok func() bool) {
 		t.Helper()
-		n.within(time.Minute, fmt.Sprintf("%s with a kill at step %d (%s)", what, at, c.where), func() bool { carryOn(); return ok() })
+		n.within(time.Minute, fmt.Sprintf("%s with a kill at step %d (%s)", what, at, c.name()), func() bool { carryOn(); return ok() })
 	}
 
 	do("start", func() error { return n.m.Start(pod) })
@@ -137,25 +141,25 @@ func killAt(t *testing.T, at int) bool {
 
 	for what, count := range runtime.Starts() {
 		if count > 1 {
-			t.Errorf("kill at step %d (%s): %s was started %d times", at, c.where, what, count)
+			t.Errorf("kill at step %d (%s): %s was started %d times", at, c.name(), what, count)
 		}
 	}
 	for _, want := range []string{"uid-web/app/0", "uid-web/second/0", "uid-web/second/1"} {
 		if runtime.Starts()[want] != 1 {
-			t.Errorf("kill at step %d (%s): %s was not started", at, c.where, want)
+			t.Errorf("kill at step %d (%s): %s was not started", at, c.name(), want)
 		}
 	}
 	if extra := runtime.Starts()["uid-web/app/1"]; extra > 0 {
-		t.Errorf("kill at step %d (%s): a healthy container was started again: %v", at, c.where, runtime.Log())
+		t.Errorf("kill at step %d (%s): a healthy container was started again: %v", at, c.name(), runtime.Log())
 	}
 	if s, cs := runtime.Count(); s+cs > 0 || n.pod("web") != nil {
-		t.Errorf("kill at step %d (%s): left behind %d sandboxes, %d containers: %v", at, c.where, s, cs, runtime.Log())
+		t.Errorf("kill at step %d (%s): left behind %d sandboxes, %d containers: %v", at, c.name(), s, cs, runtime.Log())
 	}
 	if left, err := os.ReadDir(filepath.Join(n.dir, "pods")); err != nil || len(left) > 0 {
-		t.Errorf("kill at step %d (%s): left on disk %v, %v", at, c.where, left, err)
+		t.Errorf("kill at step %d (%s): left on disk %v, %v", at, c.name(), left, err)
 	}
 	n.end()
-	return c.where != ""
+	return c.name() != ""
 }
 
 func TestPowerFailure(t *testing.T) {

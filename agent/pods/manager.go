@@ -367,23 +367,34 @@ func (m *Manager) removeStrangersOnce(ctx context.Context) error {
 		return err
 	}
 	for _, uid := range m.leftovers {
-		if m.known(uid) {
-			continue
-		}
-		set := volumes.Set{Dir: filepath.Join(m.store.dir, string(uid)), Pod: &corev1.Pod{}, Mounts: m.Mounts}
-		if err := set.Remove(); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, m.store.remove(uid))
+		errs = append(errs, m.removeLeftover(uid))
 	}
 	return errors.Join(errs...)
+}
+
+// removeLeftover removes a pod's directory that holds no record. Start waits meanwhile: the same
+// pod may be asked for again.
+func (m *Manager) removeLeftover(uid types.UID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.knownLocked(uid) {
+		return nil
+	}
+	set := volumes.Set{Dir: filepath.Join(m.store.dir, string(uid)), Pod: &corev1.Pod{}, Mounts: m.Mounts}
+	if err := set.Remove(); err != nil {
+		return err
+	}
+	return m.store.remove(uid)
 }
 
 // known tells whether a pod has a record, readable or not.
 func (m *Manager) known(uid types.UID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.knownLocked(uid)
+}
+
+func (m *Manager) knownLocked(uid types.UID) bool {
 	if m.workers[uid] != nil {
 		return true
 	}
