@@ -110,6 +110,11 @@ func unescape(path string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(path)
 }
 
+// Unified tells whether the memory controller is that of the v2 tree.
+func (g *Groups) Unified() bool {
+	return !slices.ContainsFunc(g.hierarchies, func(h Hierarchy) bool { return slices.Contains(h.Controllers, "memory") })
+}
+
 // Path is the control group of a pod, as CRI's cgroup_parent takes it.
 func (g *Groups) Path(uid types.UID, class corev1.PodQOSClass) string {
 	name := "pod" + string(uid)

@@ -34,6 +34,9 @@ func (w *worker) makeSandbox(ctx context.Context, now time.Time, due func(time.T
 		old = append(old, w.obs.sandbox.GetId())
 		w.event(corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 	}
+	if why := unenforced(w.pod()); why != "" && attempt == 0 && w.sandbox.err == "" {
+		w.event(corev1.EventTypeWarning, "NotEnforced", why)
+	}
 	// Restart counts and last states must outlive the containers that go with the old sandbox.
 	w.publish(now)
 	w.spawn(ctx, taskSandbox, func(taskCtx context.Context) func() {

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pleachdev/pleach/agent/images"
+	"github.com/pleachdev/pleach/agent/podlogs"
 	"github.com/pleachdev/pleach/agent/volumes"
 )
 
@@ -194,7 +195,7 @@ func (w *worker) containerConfig(in creation) (*runtimeapi.ContainerConfig, erro
 			"io.kubernetes.container.restartCount":     strconv.FormatUint(uint64(attempt), 10),
 			"io.kubernetes.pod.terminationGracePeriod": strconv.FormatInt(w.graceSeconds(), 10),
 		},
-		LogPath:   logPath(spec.Name, attempt),
+		LogPath:   podlogs.Path("", spec.Name, attempt),
 		Stdin:     spec.Stdin,
 		StdinOnce: spec.StdinOnce,
 		Tty:       spec.TTY,
@@ -203,6 +204,10 @@ func (w *worker) containerConfig(in creation) (*runtimeapi.ContainerConfig, erro
 			SecurityContext: security,
 		},
 	}
+	if w.m.groups != nil && w.m.groups.Unified() {
+		// As under the kubelet, a container that runs out of memory ends as a whole.
+		config.Linux.Resources.Unified = map[string]string{"memory.oom.group": "1"}
+	}
 	for _, name := range names {
 		config.Envs = append(config.Envs, &runtimeapi.KeyValue{Key: name, Value: []byte(values[name])})
 	}
@@ -210,11 +215,6 @@ func (w *worker) containerConfig(in creation) (*runtimeapi.ContainerConfig, erro
 		config.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+signalName(string(*spec.Lifecycle.StopSignal))])
 	}
 	return config, nil
-}
-
-// logPath is a container's log below the pod's log directory.
-func logPath(name string, attempt uint32) string {
-	return filepath.Join(name, strconv.FormatUint(uint64(attempt), 10)+".log")
 }
 
 func expandAll(list []string, values map[string]string) []string {
@@ -322,7 +322,7 @@ func (w *worker) removeContainer(ctx context.Context, name string, c *runtimeapi
 		return err
 	}
 	attempt := c.GetMetadata().GetAttempt()
-	logs, err := filepath.Glob(filepath.Join(w.m.LogDirOf(w.pod()), logPath(name, attempt)) + "*")
+	logs, err := filepath.Glob(podlogs.Path(w.m.LogDirOf(w.pod()), name, attempt) + "*")
 	errs := []error{err}
 	for _, path := range append(logs, w.lastWordsFile(name, attempt)) {
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {

@@ -54,3 +54,22 @@ func Unsupported(pod *corev1.Pod) string {
 	}
 	return "not supported on this node: " + strings.Join(fields, ", ")
 }
+
+// unenforced names the fields of a pod that are accepted and bound nothing on this node.
+func unenforced(pod *corev1.Pod) string {
+	var fields []string
+	for i := range pod.Spec.Volumes {
+		if e := pod.Spec.Volumes[i].EmptyDir; e != nil && e.SizeLimit != nil && e.Medium == corev1.StorageMediumDefault {
+			fields = append(fields, fmt.Sprintf("spec.volumes[%d].emptyDir.sizeLimit", i))
+		}
+	}
+	for i := range pod.Spec.Containers {
+		if _, ok := pod.Spec.Containers[i].Resources.Limits[corev1.ResourceEphemeralStorage]; ok {
+			fields = append(fields, fmt.Sprintf("spec.containers[%d].resources.limits[ephemeral-storage]", i))
+		}
+	}
+	if len(fields) == 0 {
+		return ""
+	}
+	return "not enforced on this node: " + strings.Join(fields, ", ")
+}

@@ -187,7 +187,7 @@ const never = time.Hour
 // pass looks, acts and publishes. It returns when to pass again at the latest.
 func (w *worker) pass(ctx context.Context) time.Duration {
 	now := time.Now()
-	if w.dirty.Swap(false) {
+	if first := !w.observed; w.dirty.Swap(false) {
 		if err := w.observe(ctx); err != nil {
 			if ctx.Err() != nil {
 				return never
@@ -198,6 +198,9 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 			return w.observing.delay
 		}
 		w.observing.reset()
+		if first {
+			w.log.Debug("observed for the first time", "containers", len(w.obs.containers))
+		}
 	}
 	if !w.observed {
 		return never

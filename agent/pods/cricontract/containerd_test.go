@@ -3,6 +3,7 @@ package cricontract_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,6 +21,8 @@ import (
 	"github.com/pleachdev/pleach/agent/podlogs"
 	"github.com/pleachdev/pleach/agent/pods/cricontract"
 )
+
+var idleFor = flag.Duration("idle", 3*time.Second, "how long to measure an idle node; a listing comes every 30s")
 
 func TestContainerdKeepsTheContract(t *testing.T) {
 	if !inside(t) {
@@ -269,8 +272,13 @@ func (n *node) crashes(t *testing.T) {
 		c := n.pod("no-image").Status.ContainerStatuses[0]
 		return c.State.Waiting != nil && c.State.Waiting.Reason == "ImagePullBackOff"
 	})
-	n.start(n.newPod("oom", once("spam", "100")))
-	n.phase("oom", corev1.PodRunning)
+	n.start(n.newPod("oom", once("eat", fmt.Sprint(256<<20)), func(p *corev1.Pod) {
+		p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("32Mi")}
+	}))
+	p := n.phase("oom", corev1.PodFailed)
+	if s := p.Status.ContainerStatuses[0].State.Terminated; s == nil || s.Reason != "OOMKilled" || s.ExitCode != 137 {
+		t.Errorf("out of memory: %+v", p.Status.ContainerStatuses[0].State)
+	}
 }
 
 func (n *node) follow(t *testing.T) {
@@ -338,7 +346,7 @@ func (n *node) idle(t *testing.T) {
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &before); err != nil {
 		t.Fatal(err)
 	}
-	const span = 32 * time.Second // one relist at least
+	span := *idleFor
 	time.Sleep(span)
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &after); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@
 //	app id               write uid, gid, groups, seccomp mode and no_new_privs, and exit
 //	app spam BYTES       write that many bytes to stdout in lines of 100, then run
 //	app sleep SECONDS    exit with 0 after SECONDS
+//	app eat BYTES        use that much memory, then run
 package main
 
 import (
@@ -72,6 +73,13 @@ func main() {
 		for line := strings.Repeat("x", 99) + "\n"; n > 0; n -= len(line) {
 			fmt.Print(line)
 		}
+	case "eat":
+		n, _ := strconv.Atoi(args[1])
+		eaten := make([]byte, n)
+		for i := 0; i < n; i += os.Getpagesize() {
+			eaten[i] = 1
+		}
+		fmt.Println("ate", len(eaten))
 	case "sleep":
 		seconds, _ := strconv.ParseFloat(args[1], 64)
 		time.Sleep(time.Duration(seconds * float64(time.Second)))
