@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -90,7 +91,7 @@ func lines(m map[string]string) string {
 
 // Resource implements volumes.Fields. A limit that is not set is what the node has.
 func (f fields) Resource(selector *corev1.ResourceFieldSelector) (string, error) {
-	name := or(selector.ContainerName, f.container)
+	name := cmp.Or(selector.ContainerName, f.container)
 	var c *corev1.Container
 	for _, list := range [][]corev1.Container{f.pod.Spec.InitContainers, f.pod.Spec.Containers} {
 		for i := range list {

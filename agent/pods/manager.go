@@ -7,6 +7,7 @@
 package pods
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,9 +101,9 @@ type Manager struct {
 
 // New returns a Manager that does nothing yet.
 func New(config Config) *Manager {
-	config.LogDir = or(config.LogDir, DefaultLogDir)
-	config.ClusterDomain = or(config.ClusterDomain, "cluster.local")
-	config.ResolvConf = or(config.ResolvConf, "/etc/resolv.conf")
+	config.LogDir = cmp.Or(config.LogDir, DefaultLogDir)
+	config.ClusterDomain = cmp.Or(config.ClusterDomain, "cluster.local")
+	config.ResolvConf = cmp.Or(config.ResolvConf, "/etc/resolv.conf")
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
@@ -120,13 +121,6 @@ func New(config Config) *Manager {
 		added:   make(chan struct{}, 1),
 		workers: map[types.UID]*worker{},
 	}
-}
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 // load makes a worker for every record on disk, once. A record that cannot be read is reported and

@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -261,7 +262,7 @@ func (w *worker) mounts(in creation, env map[string]string) ([]*runtimeapi.Mount
 		}
 		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: file})
 	}
-	if path := or(c.TerminationMessagePath, corev1.TerminationMessagePathDefault); path != "" {
+	if path := cmp.Or(c.TerminationMessagePath, corev1.TerminationMessagePathDefault); path != "" {
 		file := w.lastWordsFile(c.Name, in.attempt)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			return nil, err

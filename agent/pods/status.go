@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -124,7 +125,7 @@ func (w *worker) containerStatus(c *container) corev1.ContainerStatus {
 		return w.lost(c, remembered)
 	}
 	s.ContainerID = containerID(newest.GetId())
-	s.ImageID = or(newest.GetImageRef(), newest.GetImageId())
+	s.ImageID = cmp.Or(newest.GetImageRef(), newest.GetImageId())
 	s.RestartCount = int32(newest.GetMetadata().GetAttempt())
 	s.LastTerminationState.Terminated = w.lastTermination(name, remembered)
 	switch newest.GetState() {
@@ -137,7 +138,7 @@ func (w *worker) containerStatus(c *container) corev1.ContainerStatus {
 	default:
 		t := w.terminated(c, newest)
 		switch {
-		case c.reason != "" && !w.ended4good(c, t.ExitCode):
+		case c.reason != "" && !w.staysEnded(c, t.ExitCode):
 			s.State.Waiting, s.LastTerminationState.Terminated = w.waiting(c), t
 		default:
 			s.State.Terminated = t
@@ -147,8 +148,8 @@ func (w *worker) containerStatus(c *container) corev1.ContainerStatus {
 	return s
 }
 
-// ended4good tells whether a container that ended with exitCode stays ended.
-func (w *worker) ended4good(c *container, exitCode int32) bool {
+// staysEnded tells whether a container that ended with exitCode stays ended.
+func (w *worker) staysEnded(c *container, exitCode int32) bool {
 	return w.ending() || w.state.Final || !restarts(restartPolicy(w.pod(), c), exitCode)
 }
 
@@ -167,7 +168,7 @@ func (w *worker) lost(c *container, remembered *corev1.ContainerStatus) corev1.C
 		}
 		s.State = corev1.ContainerState{Terminated: t}
 	}
-	if t := s.State.Terminated; c.reason != "" && !w.ended4good(c, t.ExitCode) {
+	if t := s.State.Terminated; c.reason != "" && !w.staysEnded(c, t.ExitCode) {
 		s.LastTerminationState.Terminated = t
 		s.State = corev1.ContainerState{Waiting: w.waiting(c)}
 	}
@@ -178,7 +179,7 @@ func (w *worker) waiting(c *container) *corev1.ContainerStateWaiting {
 	if c.reason != "" {
 		return &corev1.ContainerStateWaiting{Reason: c.reason, Message: c.message}
 	}
-	waiting := &corev1.ContainerStateWaiting{Reason: reasonCreating, Message: or(w.sandbox.err, w.volumes.err)}
+	waiting := &corev1.ContainerStateWaiting{Reason: reasonCreating, Message: cmp.Or(w.sandbox.err, w.volumes.err)}
 	if len(w.pod().Spec.InitContainers) > 0 && !c.init {
 		waiting.Reason = reasonInitializing
 	}
@@ -230,7 +231,7 @@ func (w *worker) terminated(c *container, status *runtimeapi.ContainerStatus) *c
 		words = w.readLastWords(c, status)
 		w.lastWords[status.GetId()] = words
 	}
-	t.Message = or(words, status.GetMessage())
+	t.Message = cmp.Or(words, status.GetMessage())
 	return t
 }
 

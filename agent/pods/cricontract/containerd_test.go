@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/pleachdev/pleach/agent/containerd"
 	"github.com/pleachdev/pleach/agent/podlogs"
 	"github.com/pleachdev/pleach/agent/pods/cricontract"
 )
@@ -84,6 +86,7 @@ func TestPodsOnContainerd(t *testing.T) {
 	t.Run("rotation", n.rotation)
 	t.Run("idle", n.idle)
 	t.Run("adoption", n.adoption)
+	t.Run("runtime killed", n.runtimeKilled)
 	n.stopAll()
 }
 
@@ -379,5 +382,43 @@ func (n *node) adoption(t *testing.T) {
 				t.Errorf("pod %s was restarted: %s, then %s", p.Name, before[p.Name], id)
 			}
 		}
+	}
+}
+
+// A runtime that is killed and comes back finds its containers running, and so does the manager; a
+// container that ended meanwhile is started again.
+func (n *node) runtimeKilled(t *testing.T) {
+	n.start(n.newPod("steady"))
+	n.phase("steady", corev1.PodRunning)
+	n.start(n.newPod("ends", func(p *corev1.Pod) { p.Spec.Containers[0].Args = []string{"sleep", "1"} }))
+	n.within(time.Minute, "ends runs", func() bool { return n.pod("ends").Status.ContainerStatuses[0].State.Running != nil })
+	before := n.pod("steady").Status.ContainerStatuses[0].ContainerID
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := 0
+	for _, path := range commands {
+		line, err := os.ReadFile(path)
+		if err != nil || string(line) != containerd.ProcessName+"\x00"+n.dir+"\x00" {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		killed++
+	}
+	if killed != 1 {
+		t.Fatalf("killed %d daemons; want 1", killed)
+	}
+	n.start(n.newPod("after"))
+	n.within(time.Minute, "a pod that was asked for meanwhile runs", func() bool { return n.pod("after").Status.Phase == corev1.PodRunning })
+	n.within(time.Minute, "a container that ended meanwhile was started again", func() bool { return n.pod("ends").Status.ContainerStatuses[0].RestartCount > 0 })
+	if got := n.pod("steady").Status.ContainerStatuses[0]; got.ContainerID != before || got.State.Running == nil {
+		t.Errorf("a healthy container was touched: %+v", got)
 	}
 }
