@@ -16,8 +16,6 @@ DEMO_DIR ?= /srv/pleach-demo
 
 export GOFLAGS = -buildvcs=false -trimpath
 TEST   = bin/gotestsum
-# The packages with tests that ask for root.
-ROOTED = $(sort $(dir $(shell grep -rl --include='*_test.go' 'needs\.Root' . | sed 's|^\./|./|')))
 
 .PHONY: help
 help: ## list the targets
@@ -62,14 +60,15 @@ demo-down: ## take the demo away again
 	@test ! -d $(DEMO_DIR) || bin/demo -dir $(DEMO_DIR) down
 	@echo "the demo is gone"
 
-# Root's tests are left to "kernel", which runs them without the race detector's weight.
+# The short tests with the race detector: what one runs after each change.
 .PHONY: unit
 unit: bin/gotestsum ## unit tests with the race detector; no root, under a minute
-	PLEACH_TESTS=unit CGO_ENABLED=1 $(TEST) --format pkgname-and-test-fails --hide-summary skipped -- -race ./...
+	PLEACH_TESTS=unit CGO_ENABLED=1 $(TEST) --format pkgname-and-test-fails --hide-summary skipped -- -race -short ./...
 
+# Everything in full; one package at a time, since the nodes of end-to-end tests want both cores.
 .PHONY: kernel
-kernel: bin/gotestsum node-binaries ## tests with real containerd, nftables and namespaces (root)
-	CGO_ENABLED=0 $(TEST) --format testname --hide-summary output -- -p 1 -timeout 30m -count 1 $(ROOTED)
+kernel: bin/gotestsum build ## all tests in full, with real containerd, nftables and namespaces (root)
+	CGO_ENABLED=0 $(TEST) --format pkgname-and-test-fails --hide-summary output -- -p 1 -timeout 30m ./...
 
 .PHONY: test
 test: setup unit kernel ## all tests
