@@ -22,7 +22,8 @@ type follower struct {
 	metrics  *api.Metrics
 	log      *slog.Logger
 	jitter   *rand.Rand
-	refused  map[refusal]bool // standing against the accepted state
+	accepted *gitsync.Accepted // the last one told of
+	refused  map[refusal]bool  // standing against the accepted state
 }
 
 // refusal names what was refused: a commit, for one unit or for all ("").
@@ -51,7 +52,10 @@ func (f *follower) run(ctx context.Context) error {
 		f.metrics.Synced(time.Since(start), err)
 		f.store.SetRemote(f.syncer.Remote())
 		if accepted != nil {
-			f.store.SetAccepted(accepted)
+			if f.store.SetAccepted(accepted); accepted != f.accepted {
+				f.accepted = accepted
+				f.log.Debug("accepted", "head", accepted.Head.ID, "took", time.Since(start))
+			}
 			f.report(accepted)
 		}
 		wait := f.interval

@@ -37,6 +37,7 @@ type GitServer struct {
 	user   string // "" lets everybody in
 	secret string
 	hints  []hint
+	watch  []func(Request)
 	faces  map[face]map[string]string // to the refs shown otherwise: name → object id, "" when hidden
 	reads  map[string]int
 	pushes []Push
@@ -51,6 +52,14 @@ type Push struct {
 	After      string // "" when the ref is gone
 	Client     string // address the push came from
 	Time       time.Time
+}
+
+// Request is one request that was answered, a lie or not.
+type Request struct {
+	Client       string // address without port
+	Action       string // what follows the repository in its path: "info/refs", "git-upload-pack", "git-receive-pack"
+	Protocol     string // the header Git-Protocol: "version=2"; "" is the oldest
+	Began, Ended time.Time
 }
 
 type hint struct{ ref, url, secret string }
@@ -146,6 +155,13 @@ func (g *GitServer) Hint(ref, url, secret string) {
 	g.hints = append(g.hints, hint{ref, url, secret})
 }
 
+// Watch has f called after each request, before the client can be sure of its end. Calls may overlap.
+func (g *GitServer) Watch(f func(Request)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.watch = append(g.watch, f)
+}
+
 // Pushes lists what pushes changed, oldest first, one entry for each ref.
 func (g *GitServer) Pushes() []Push {
 	g.mu.Lock()
@@ -231,8 +247,14 @@ func (g *GitServer) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.mu.Lock()
-	user, secret := g.user, g.secret
+	user, secret, watch := g.user, g.secret, g.watch
 	g.mu.Unlock()
+	began := time.Now()
+	defer func() {
+		for _, f := range watch {
+			f(Request{client, action, r.Header.Get("Git-Protocol"), began, time.Now()})
+		}
+	}()
 	if u, s, _ := r.BasicAuth(); user != "" && (u != user || s != secret) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="lab"`)
 		http.Error(w, "who are you?", http.StatusUnauthorized)
