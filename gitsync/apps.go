@@ -261,7 +261,7 @@ func (c *candidate) result() map[string]string {
 
 func (s *step) conflicts(c *candidate, name string, holders map[string][]string) []manifest.Problem {
 	var problems []manifest.Problem
-	for _, o := range c.r.objects {
+	for _, o := range slices.Concat(c.r.objects, c.r.held) {
 		k := objectKey(o.Object)
 		keeper := name
 		if len(holders[k]) > 1 {
@@ -291,7 +291,7 @@ func (s *step) accept(ctx context.Context, c *candidate) error {
 		if u.members, err = s.members(ctx, c.r); err != nil {
 			return err
 		}
-		u.warnings = append(slices.Clip(c.r.warns), c.warnings...)
+		u.warnings = append(holding(slices.Clone(c.r.warns), u.members), c.warnings...)
 		u.accepted = c.r.slim()
 	}
 	u.commit = s.at

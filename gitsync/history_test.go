@@ -358,7 +358,7 @@ spec:
 }
 
 // outcome is what the syncer believes, in lines: "head LABEL", "cluster LABEL", one of "APP LABEL
-// NAME=TAG…" for each app, "refused LABEL UNIT: REASON", "alarm: …", "error: …".
+// NAME=TAG…" for each app, "refused LABEL UNIT: REASON", "held APP: PROBLEM", "alarm: …", "error: …".
 func (s *story) outcome() string {
 	s.t.Helper()
 	var b strings.Builder
@@ -395,6 +395,11 @@ func (s *story) show(a *Accepted) string {
 			unit = "all"
 		}
 		fmt.Fprintf(&b, "refused %s %s: %s\n", s.labels[r.Commit.ID], unit, r.Reason)
+	}
+	for _, w := range a.Warnings {
+		if w.Held {
+			fmt.Fprintf(&b, "held %s: %s\n", w.App, w.Error())
+		}
 	}
 	return b.String()
 }

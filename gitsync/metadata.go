@@ -1,7 +1,9 @@
 package gitsync
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -12,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/gitsync/manifest"
+	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -20,6 +23,15 @@ type member struct {
 	key          string
 	digest, spec string // as manifest.Object has them
 	object       reconcile.Object
+	// kept is where the object was rendered last; nil when the app's accepted version has it.
+	kept *origin
+}
+
+// origin is an accepted version of an app.
+type origin struct {
+	Commit  string       `json:"commit"`
+	App     v1alpha1.App `json:"app"`
+	Version int32        `json:"version"`
 }
 
 // defaultHistory is how many earlier templates are kept of kinds without a revisionHistoryLimit of
@@ -35,15 +47,18 @@ func objectUID(cluster, key, commit string) types.UID {
 	return types.UID(uuid.NewSHA1(uidSpace, []byte(name)).String())
 }
 
-// member finds an accepted object, whichever app has it.
+// member finds an accepted object, whichever app has it. Its origin is set.
 func (p *position) member(key string) *member {
 	for _, u := range p.apps {
 		if u.accepted == nil || u.accepted.digests[key] == "" {
 			continue
 		}
 		for i := range u.members {
-			if u.members[i].key == key {
-				return &u.members[i]
+			if m := u.members[i]; m.key == key {
+				if m.kept == nil {
+					m.kept = &origin{Commit: u.commit.ID, App: u.accepted.app, Version: u.accepted.version}
+				}
+				return &m
 			}
 		}
 	}
@@ -56,14 +71,9 @@ func (s *step) members(ctx context.Context, r *rendering) ([]member, error) {
 	for _, o := range r.objects {
 		key := objectKey(o.Object)
 		m := member{key: key, digest: o.Digest, spec: o.Spec}
-		old := s.prev.member(key)
-		var err error
-		if old == nil {
-			// A merge may bring what already ran on its other side: then it is the same object.
-			old, err = s.elsewhere(ctx, key)
-			if err != nil {
-				return nil, err
-			}
+		old, err := s.before(ctx, key)
+		if err != nil {
+			return nil, err
 		}
 		switch {
 		case old == nil:
@@ -75,7 +85,46 @@ func (s *step) members(ctx context.Context, r *rendering) ([]member, error) {
 		}
 		members = append(members, m)
 	}
+	for _, o := range r.held {
+		old, err := s.before(ctx, objectKey(o.Object))
+		if err != nil {
+			return nil, err
+		}
+		if old != nil { // what runs is not deleted because what follows cannot run yet
+			members = append(members, *old)
+		}
+	}
+	slices.SortFunc(members, compareMembers)
 	return members, nil
+}
+
+func compareMembers(a, b member) int {
+	return cmp.Or(
+		cmp.Compare(a.object.Object.GetObjectKind().GroupVersionKind().Kind, b.object.Object.GetObjectKind().GroupVersionKind().Kind),
+		cmp.Compare(a.object.Object.GetNamespace(), b.object.Object.GetNamespace()),
+		cmp.Compare(a.object.Object.GetName(), b.object.Object.GetName()),
+	)
+}
+
+// before finds an object as it was accepted before this commit.
+func (s *step) before(ctx context.Context, key string) (*member, error) {
+	if old := s.prev.member(key); old != nil {
+		return old, nil
+	}
+	// A merge may bring what already ran on its other side: then it is the same object.
+	return s.elsewhere(ctx, key)
+}
+
+// holding completes the warnings about held objects of which an earlier version goes on running.
+func holding(warnings []manifest.Problem, members []member) []manifest.Problem {
+	for i := range warnings {
+		for _, m := range members {
+			if w := &warnings[i]; w.Held && m.kept != nil && w.Object == manifest.Name(m.object.Object) {
+				w.Reason += fmt.Sprintf("; still running: the version of commit %.12s", m.object.Commit.ID)
+			}
+		}
+	}
+	return warnings
 }
 
 // elsewhere finds an object on the sides of a merge that are not followed, so that two nodes that

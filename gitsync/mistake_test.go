@@ -5,6 +5,14 @@ import (
 	"testing"
 )
 
+// held is a Deployment that has what is not supported yet, as a word of a script.
+func held(name, tag string) string {
+	return word(deployment(name, tag) + `      volumes:
+        - name: data
+          nfs: {server: example.com, path: /}
+`)
+}
+
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	play(t, []tale{
@@ -195,6 +203,105 @@ func TestMistakes(t *testing.T) {
 			shop oops shop=1
 			web oops web=1
 			refused oops pleach.dev: pleach.yaml:…: spec.apps[1].path: want a folder inside the repository…
+		`},
+		{name: "what is not supported yet does not stop what runs", script: `
+			start ada start web/db=3,4
+			push start
+			more ada web=2 web/db=` + held("db-0", "5") + word("---\n"+deployment("db-1", "6")) + `
+			push more
+			next bob shop=2 web/db=` + held("db-0", "7") + word("---\n"+deployment("db-1", "6")) + `
+			push next
+		`, want: `
+			head next
+			cluster next
+			shop next shop=2
+			web next db-0=3 db-1=6 web=2
+			held web: apps/web/db.yaml:14: spec.template.spec.volumes[0].nfs: not supported yet; Pleach holds the object back, the rest of the app goes on; still running: the version of commit …
+		`},
+		{name: "what was never accepted is left out while it is not supported", script: `
+			start ada start web/db=` + held("db", "3") + `
+			next bob web=2
+			push next
+		`, want: `
+			head next
+			cluster next
+			shop next shop=1
+			web next web=2
+			held web: apps/web/db.yaml:14: spec.template.spec.volumes[0].nfs: not supported yet; Pleach holds the object back, the rest of the app goes on
+		`},
+		{name: "what is held may change, and runs on from what ran", script: `
+			start ada start web/db=3
+			more ada web/db=` + held("db", "4") + `
+			next bob web/db=5
+			push next
+		`, want: `
+			head next
+			cluster next
+			shop next shop=1
+			web next db=5 web=1
+		`},
+		{name: "what is held is deleted by deleting it", script: `
+			start ada start web/db=3
+			more ada web/db=` + held("db", "4") + `
+			next bob -web/db
+			push next
+		`, want: `
+			head next
+			cluster next
+			shop next shop=1
+			web next web=1
+		`},
+		{name: "what is held is kept at a merge as on either side", script: `
+			start ada start
+			mine ada shop=2 web/db=3
+			theirs bob on start web=2
+			pulled bob on theirs+mine shop=2 web/db=` + held("db", "4") + `
+			push pulled
+		`, want: `
+			head pulled
+			cluster pulled
+			shop pulled shop=2
+			web pulled db=3 web=2
+			held web: …; still running: the version of commit …
+		`},
+		{name: "another app may not take what is held", script: `
+			start ada start web/db=3
+			more ada web/db=` + held("db", "4") + `
+			oops ada shop/db=5
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop more shop=1
+			web oops db=3 web=1
+			refused oops shop: apps/shop/db.yaml:1: apps/v1 Deployment default/db: is an object of app "web" already…
+			held web: …; still running: the version of commit …
+		`},
+		{name: "an object twice, once held", script: `
+			start ada start web/db=3
+			oops ada web/again=` + held("db", "3") + `
+			push oops
+		`, want: `
+			head oops
+			cluster oops
+			shop oops shop=1
+			web start db=3 web=1
+			refused oops web: apps/web/db.yaml:1: apps/v1 Deployment default/db: is already in apps/web/again.yaml:1: keep one of them
+		`},
+		{name: "a stranger's change of what is held", script: `
+			start ada start web/db=3
+			more ada web/db=` + held("db", "4") + `
+			bad eve web/db=` + held("db", "9") + `
+			next ada web=2
+			push next
+		`, want: `
+			head next
+			cluster next
+			shop next shop=1
+			web more db=3 web=1
+			refused bad web: signed by a key…
+			refused next web: Deployment.apps default/db is as the refused commit … left it…
+			held web: …; still running: the version of commit …
 		`},
 		{name: "a remote kustomize base", script: `
 			start ada start

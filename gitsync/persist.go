@@ -58,6 +58,7 @@ type savedMember struct {
 	Generation int64            `json:"generation"`
 	Created    metav1.Time      `json:"created"`
 	Commit     reconcile.Commit `json:"commit"`
+	Kept       *origin          `json:"kept,omitempty"`
 	// Templates lacks the first one's spec.
 	Templates []reconcile.Template `json:"templates,omitempty"`
 }
@@ -88,7 +89,7 @@ func (s *Syncer) save(w walked) error {
 			}
 			a.Members = append(a.Members, savedMember{
 				Key: m.key, Digest: m.digest, UID: o.Object.GetUID(), Generation: o.Object.GetGeneration(),
-				Created: o.Object.GetCreationTimestamp(), Commit: o.Commit, Templates: templates,
+				Created: o.Object.GetCreationTimestamp(), Commit: o.Commit, Kept: m.kept, Templates: templates,
 			})
 		}
 		st.Apps[name] = a
@@ -242,21 +243,20 @@ func (s *Syncer) rebuildApp(a savedApp) (*appUnit, error) {
 	if a.Commit.ID == "" {
 		return u, nil
 	}
-	tree, err := s.store.Tree(a.Commit.ID)
+	r, objects, err := s.rerender(origin{Commit: a.Commit.ID, App: a.App, Version: a.Version})
 	if err != nil {
 		return nil, err
 	}
-	cluster := v1alpha1.Cluster{Spec: v1alpha1.ClusterSpec{Version: a.Version}}
-	r, err := render(&s.walker.loader, tree, &cluster, a.App)
-	if err != nil {
-		return nil, err
-	}
-	if !r.ok() || len(r.objects) != len(a.Members) {
-		return nil, errDamaged
-	}
-	for i, o := range r.objects {
-		saved := a.Members[i]
-		if saved.Key != objectKey(o.Object) || saved.Digest != o.Digest {
+	fresh := 0 // members that the accepted version has
+	for _, saved := range a.Members {
+		from := objects
+		if saved.Kept == nil {
+			fresh++
+		} else if _, from, err = s.rerender(*saved.Kept); err != nil {
+			return nil, err
+		}
+		o, ok := from[saved.Key]
+		if !ok || saved.Digest != o.Digest {
 			return nil, errDamaged
 		}
 		object := copyOf(o)
@@ -268,10 +268,34 @@ func (s *Syncer) rebuildApp(a savedApp) (*appUnit, error) {
 			templates[0].Spec = *o.Template
 		}
 		u.members = append(u.members, member{
-			key: saved.Key, digest: o.Digest, spec: o.Spec,
+			key: saved.Key, digest: o.Digest, spec: o.Spec, kept: saved.Kept,
 			object: reconcile.Object{Source: o.Source, Commit: saved.Commit, Object: object, Templates: templates},
 		})
 	}
+	if fresh != len(r.objects) {
+		return nil, errDamaged
+	}
 	u.accepted = r.slim()
 	return u, nil
+}
+
+// rerender renders a version of an app that was accepted once, with its objects by their keys.
+func (s *Syncer) rerender(from origin) (*rendering, map[string]manifest.Object, error) {
+	tree, err := s.store.Tree(from.Commit)
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster := v1alpha1.Cluster{Spec: v1alpha1.ClusterSpec{Version: from.Version}}
+	r, err := render(&s.walker.loader, tree, &cluster, from.App)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !r.ok() {
+		return nil, nil, errDamaged
+	}
+	objects := make(map[string]manifest.Object, len(r.objects))
+	for _, o := range r.objects {
+		objects[objectKey(o.Object)] = o
+	}
+	return r, objects, nil
 }

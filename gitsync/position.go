@@ -82,7 +82,9 @@ type clusterUnit struct {
 type appUnit struct {
 	commit   reconcile.Commit // zero when no version was accepted yet
 	accepted *rendering       // without objects; nil when no version was accepted yet
-	members  []member         // sorted as manifest.Result.Objects
+	// members are what runs of the accepted version, sorted as manifest.Result.Objects: its objects, and
+	// earlier versions of those that it holds.
+	members  []member
 	warnings []manifest.Problem
 
 	// at is the rendering of the position; nil when it is the accepted one.
@@ -120,9 +122,11 @@ type rendering struct {
 	app     v1alpha1.App
 	version int32 // spec.version
 	trace   manifest.Trace
-	// digests maps the objects' keys to their digests; nil when the app does not render.
+	// digests maps the keys of the objects, also of held ones, to their digests; nil when the app does
+	// not render.
 	digests map[string]string
 	objects []manifest.Object // nil when only what is above is kept
+	held    []manifest.Object // see manifest.Result
 	errors  []manifest.Problem
 	warns   []manifest.Problem
 	// unreadable is set when the commit's tree could not be read: nothing compares equal to it.

@@ -56,13 +56,16 @@ func render(l *manifest.Loader, t *gitstore.Tree, cluster *v1alpha1.Cluster, app
 	}
 	r := &rendering{
 		app: app, version: cluster.Spec.Version, trace: res.Trace,
-		objects: res.Objects, errors: res.Errors, warns: res.Warnings,
+		objects: res.Objects, held: res.Held, errors: res.Errors, warns: res.Warnings,
 	}
 	if len(res.Errors) > 0 {
 		return r, nil
 	}
-	r.digests = make(map[string]string, len(res.Objects))
+	r.digests = make(map[string]string, len(res.Objects)+len(res.Held))
 	for _, o := range res.Objects {
+		r.digests[objectKey(o.Object)] = o.Digest
+	}
+	for _, o := range res.Held {
 		r.digests[objectKey(o.Object)] = o.Digest
 	}
 	return r, nil

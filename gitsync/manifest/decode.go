@@ -61,7 +61,7 @@ func (d *decoded) document(doc *value, namespace string) {
 	}
 }
 
-// decodeObject gives an object, or errors, or neither when the object is held; a warning says why.
+// decodeObject gives an object, or errors, or neither when its kind is not supported yet; a warning says so.
 func decodeObject(doc *value, namespace string) (o *Object, errs, warnings []Problem) {
 	meta := doc.get("metadata")
 	gv, err := schema.ParseGroupVersion(doc.str("apiVersion"))
@@ -127,13 +127,11 @@ func decodeObject(doc *value, namespace string) (o *Object, errs, warnings []Pro
 		foldStringData(s)
 	}
 
-	isHeld := false
+	o = &Object{Object: obj}
 	for _, p := range checkSupport(obj) {
-		isHeld = isHeld || p.Held
+		o.Held = o.Held || p.Held
 		warnings = append(warnings, problem(p))
 	}
-
-	o = &Object{Object: obj}
 	o.Source.Line = doc.line
 	o.Digest, o.Spec = digests(obj)
 	if k.template != nil {
@@ -147,9 +145,6 @@ func decodeObject(doc *value, namespace string) (o *Object, errs, warnings []Pro
 	}
 	if len(errs) > 0 {
 		return nil, errs, warnings
-	}
-	if isHeld {
-		return nil, nil, warnings
 	}
 	return o, nil, warnings
 }

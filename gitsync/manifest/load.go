@@ -27,8 +27,11 @@ type Result struct {
 	// Objects are the accepted objects, sorted by kind, namespace and name. They may be shared with
 	// other results and must not be changed. With Errors present they are those without an error.
 	Objects []Object
+	// Held are the objects that may not run as they are written, sorted as Objects are. A version of
+	// them that was accepted before stays in force.
+	Held []Object
 	// Errors refuse the app's commit; Warnings do not. Both are sorted by place. A warning with
-	// Held set stands for an object that is left out.
+	// Held set says why an object is held, or that its kind is not supported yet.
 	Errors, Warnings []Problem
 	Trace            Trace
 }
@@ -201,17 +204,21 @@ func (a *assembly) add(file string, d *decoded, origin *value) {
 
 func (a *assembly) result(t Trace) *Result {
 	slices.SortStableFunc(a.objects, compareObjects)
-	unique := a.objects[:0:0]
-	for _, o := range a.objects {
-		if n := len(unique); n > 0 && compareObjects(unique[n-1], o) == 0 {
-			first := unique[n-1].Source
+	res := &Result{Trace: t}
+	for i, o := range a.objects {
+		if i > 0 && compareObjects(a.objects[i-1], o) == 0 {
+			first := a.objects[i-1].Source
 			a.errors = append(a.errors, Problem{
 				Path: o.Source.Path, Line: o.Source.Line, Object: Name(o.Object),
 				Reason: fmt.Sprintf("is already in %s:%d: keep one of them", first.Path, first.Line),
 			})
 			continue
 		}
-		unique = append(unique, o)
+		if o.Held {
+			res.Held = append(res.Held, o)
+		} else {
+			res.Objects = append(res.Objects, o)
+		}
 	}
 	for _, list := range [][]Problem{a.errors, a.warnings} {
 		for i := range list {
@@ -219,7 +226,8 @@ func (a *assembly) result(t Trace) *Result {
 		}
 		slices.SortStableFunc(list, compareProblems)
 	}
-	return &Result{Objects: unique, Errors: a.errors, Warnings: a.warnings, Trace: t}
+	res.Errors, res.Warnings = a.errors, a.warnings
+	return res
 }
 
 // Name is how messages name an object: "apps/v1 Deployment default/web".

@@ -21,4 +21,6 @@ type Object struct {
 	// Revision and Template are set for kinds that carry a pod template, and for Pods.
 	Revision string
 	Template *corev1.PodTemplateSpec
+	// Held is set when a field that the object's user relies on is not supported yet.
+	Held bool
 }

@@ -10,8 +10,8 @@ type Problem struct {
 	Object string // "apps/v1 Deployment default/web", "" when the file is no object
 	Field  string // "spec.template.spec.containers[0].image", "" for the whole object
 	Reason string
-	// Held is set on a warning about an object that is left out of its app: its kind or a field
-	// that its user relies on is not supported yet.
+	// Held is set on a warning about an object that does not run as it is written: its kind or a
+	// field that its user relies on is not supported yet.
 	Held bool
 }
 

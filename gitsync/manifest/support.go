@@ -17,7 +17,7 @@ const (
 	honoured support = iota
 	// reported fields do no harm when they are absent: the object stays, a warning names the field.
 	reported
-	// held fields change what their user relies on: the object is left out until they are honoured.
+	// held fields change what their user relies on: the object is held back until they are honoured.
 	held
 )
 
@@ -277,7 +277,7 @@ func (c *supportChecker) resources(r corev1.ResourceRequirements, path string) {
 func (c *supportChecker) add(s support, path, why string) {
 	reason := "not honoured yet; the object runs without it"
 	if s == held {
-		reason = "not supported yet; Pleach leaves the object out, the rest of the app goes on"
+		reason = "not supported yet; Pleach holds the object back, the rest of the app goes on"
 	}
 	if why != "" {
 		reason = fmt.Sprintf("%s (%s)", reason, why)
