@@ -111,33 +111,45 @@ func isReady(pod *corev1.Pod) bool {
 	})
 }
 
-var containerID = regexp.MustCompile(`[0-9a-f]{64}`)
+// process is the first process of a container or of a sandbox.
+type process struct {
+	pid  int    // on this machine
+	name string // as the kernel has it: "podinfo"
+	pod  string // uid
+}
 
-// pids finds the first process of every container and sandbox of the node, whatever the agent says:
-// the container's id → process id on this machine.
+var inCgroup = regexp.MustCompile(`/pod([-0-9a-f]{36})/([0-9a-f]{64})\n`)
+
+// processes finds the first process of every container and sandbox of the node, by container id,
+// whatever the agent says.
+func (f *flock) processes() map[string]process {
+	f.t.Helper()
+	all, err := f.node.Processes()
+	must(f.t, err)
+	found := map[string]process{}
+	for _, p := range all {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID)) // empty when it has just ended
+		groups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.PID))
+		_, ids, _ := strings.Cut(string(status), "\nNSpid:")
+		ids, _, _ = strings.Cut(ids, "\n")
+		// Its ids on this machine, in the node and in the container.
+		if ids := strings.Fields(ids); len(ids) != 3 || ids[2] != "1" {
+			continue
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(string(status), "Name:\t"), "\n")
+		if match := inCgroup.FindSubmatch(groups); match != nil {
+			found[string(match[2])] = process{p.PID, name, string(match[1])}
+		}
+	}
+	return found
+}
+
+// pids is processes without the names: container id → process id on this machine.
 func (f *flock) pids() map[string]int {
 	f.t.Helper()
-	processes, err := f.node.Processes()
-	must(f.t, err)
 	found := map[string]int{}
-	for _, p := range processes {
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
-		if err != nil {
-			continue // it has ended
-		}
-		_, line, _ := strings.Cut(string(status), "\nNSpid:")
-		line, _, _ = strings.Cut(line, "\n")
-		// This machine, the node, the container.
-		if ids := strings.Fields(line); len(ids) != 3 || ids[2] != "1" {
-			continue
-		}
-		groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.PID))
-		if err != nil {
-			continue
-		}
-		if id := containerID.FindString(string(groups)); id != "" {
-			found[id] = p.PID
-		}
+	for id, p := range f.processes() {
+		found[id] = p.pid
 	}
 	return found
 }

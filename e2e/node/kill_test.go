@@ -1,0 +1,118 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// seed is a new one for every run, or that of PLEACH_SEED.
+func seed(t *testing.T) *rand.Rand {
+	t.Helper()
+	n := uint64(time.Now().UnixNano())
+	if text := os.Getenv("PLEACH_SEED"); text != "" {
+		var err error
+		n, err = strconv.ParseUint(text, 10, 64)
+		must(t, err)
+	}
+	t.Logf("PLEACH_SEED=%d repeats these random choices", n)
+	return rand.New(rand.NewPCG(n, 0))
+}
+
+// register remembers which container every pod has had, as the kernel shows them.
+type register struct {
+	containers map[string]string  // pod's uid → the container that is not the sandbox
+	processes  map[string]process // by container
+}
+
+// note looks at the node and returns what contradicts what was seen before: a pod with another
+// container, or a container with another process.
+func (r *register) note(seen map[string]process) error {
+	var errs []error
+	for id, p := range seen {
+		if p.name != "podinfo" {
+			continue // a sandbox, or a container that is just being made
+		}
+		if had := r.containers[p.pod]; had != "" && had != id {
+			errs = append(errs, fmt.Errorf("pod %s had container %.12s and has %.12s", p.pod, had, id))
+		}
+		if had, ok := r.processes[id]; ok && had != p {
+			errs = append(errs, fmt.Errorf("container %.12s had process %v and has %v", id, had, p))
+		}
+		r.containers[p.pod], r.processes[id] = id, p
+	}
+	return errors.Join(errs...)
+}
+
+// TestKill kills the agent, and at times containerd, at random moments of rollouts. No container is
+// started twice, and every rollout ends.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	f := newFlock(t)
+	random := seed(t)
+	const bystander, rolling, kills = "default/bystander", "default/rolling", 50
+	f.repo.Write(appDir+"/bystander.yaml", web("bystander", "6.14.1", 2))
+	versions := []string{"6.14.1", "6.14.2", "6.14.3"}
+	version := 0
+	write := func() {
+		f.repo.Write(appDir+"/rolling.yaml", web("rolling", versions[version%len(versions)], 3,
+			"strategy:", "  rollingUpdate:", "    maxSurge: 1", "    maxUnavailable: "+strconv.Itoa(version%2)))
+	}
+	write()
+	f.push("two workloads")
+	f.waitReady(bystander, 2)
+	f.waitReady(rolling, 3)
+	before := f.pids()
+	seen := register{map[string]string{}, map[string]process{}}
+
+	rollouts, daemons := 0, 0
+	for i := range kills {
+		// A rollout is under way at every kill: the next one begins when the last has ended.
+		if f.complete(t.Context(), rolling, 3) == nil {
+			version++
+			rollouts++
+			write()
+			f.repo.Commit(fmt.Sprintf("rollout %d", rollouts))
+			f.repo.Push()
+		}
+		time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
+		if random.IntN(4) == 0 {
+			_, err := f.node.KillContainerd()
+			must(t, err)
+			daemons++
+		} else {
+			must(t, f.node.KillAgent())
+			f.launchAgent()
+		}
+		if err := seen.note(f.processes()); err != nil {
+			t.Errorf("after kill %d: %v", i+1, err)
+		}
+	}
+	f.waitReady(rolling, 3)
+	f.waitReady(bystander, 2)
+	t.Logf("%d rollouts, %d pods seen; containerd was killed %d times", rollouts, len(seen.containers), daemons)
+	if err := seen.note(f.processes()); err != nil {
+		t.Error(err)
+	}
+	if rollouts < 3 {
+		t.Errorf("only %d rollouts ended under %d kills", rollouts-1, kills)
+	}
+	for _, p := range f.pods("default/bystander") {
+		id := p.Status.ContainerStatuses[0].ContainerID[len("containerd://"):]
+		if pid := f.pids()[id]; pid == 0 || pid != before[id] {
+			t.Errorf("%s: its container %.12s had process %d and has %d", p.Name, id, before[id], pid)
+		}
+	}
+	for _, p := range f.pods("") {
+		if n := p.Status.ContainerStatuses[0].RestartCount; n != 0 {
+			t.Errorf("%s was restarted %d times: %+v", p.Name, n, p.Status.ContainerStatuses[0])
+		}
+	}
+	f.checkStatusCommits()
+	f.wait("addresses of the pods alone are leased", func(context.Context) error { return f.leases() })
+}
