@@ -234,7 +234,7 @@ func (d *demo) down(ctx context.Context) error {
 		fmt.Println("   ", err)
 	}
 	if up {
-		if err := end(s.PID); err != nil {
+		if err := d.end(s.PID); err != nil {
 			return err
 		}
 	}
@@ -253,7 +253,7 @@ func (d *demo) stopAgent() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", d.pidFile(), err)
 	}
-	if err := end(pid); err != nil {
+	if err := d.end(pid); err != nil {
 		return err
 	}
 	return os.Remove(d.pidFile())
@@ -276,22 +276,22 @@ func (d *demo) detach(name, program string, args ...string) (pid int, err error)
 	return pid, cmd.Process.Release()
 }
 
-// alive reports whether pid is a process of the demo.
-func alive(pid int) bool {
+// alive reports whether pid is a process of the demo: each names the directory on its command line.
+func (d *demo) alive(pid int) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && bytes.Contains(line, []byte("-demo")) // every command line of ours names the directory
+	return err == nil && bytes.Contains(line, []byte(d.dir))
 }
 
 // end asks a process of the demo to end, and waits for it.
-func end(pid int) error {
-	if !alive(pid) {
+func (d *demo) end(pid int) error {
+	if !d.alive(pid) {
 		return nil
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
 	for range 300 {
-		if !alive(pid) {
+		if !d.alive(pid) {
 			return nil
 		}
 		time.Sleep(100 * time.Millisecond)

@@ -25,6 +25,9 @@ func main() {
 	defer stop()
 	program, err := filepath.Abs(*pleach)
 	if err == nil {
+		*dir, err = filepath.Abs(*dir)
+	}
+	if err == nil {
 		d := &demo{dir: *dir, pleach: program}
 		switch flag.Arg(0) {
 		case "up":

@@ -82,5 +82,5 @@ func (d *demo) services() (s services, ok bool, err error) {
 	if err != nil {
 		return s, false, fmt.Errorf("%s: %w; \"make demo-down\" clears it away", d.servicesFile(), err)
 	}
-	return s, alive(s.PID), nil
+	return s, d.alive(s.PID), nil
 }
