@@ -23,7 +23,8 @@ help: ## list the targets
 
 .PHONY: build
 build: node-binaries ## build bin/pleach, with the node binaries inside
-	$(GOBUILD) -ldflags "$(STRIP) -X main.version=$(VERSION)" -o bin/pleach ./cmd/pleach
+	@echo "building bin/pleach: some minutes the first time, seconds after that"
+	@bash tools/progress.sh env $(GOBUILD) -v -ldflags "$(STRIP) -X main.version=$(VERSION)" -o bin/pleach ./cmd/pleach
 
 .PHONY: node-binaries
 node-binaries: $(NODE) ## build the shim, the CNI plugin, runc and pause, where out of date
@@ -51,13 +52,16 @@ setup: ## install what is missing, through apt and Go modules; says what
 	@sh tools/setup.sh
 
 .PHONY: demo
-demo: setup build ## start a flock on this machine to try Pleach with, and say what to try (root)
-	$(GOBUILD) -o bin/demo ./e2e/demo
+demo: setup build bin/demo ## start a flock on this machine to try Pleach with, and say what to try (root)
 	@bin/demo -dir $(DEMO_DIR) up
+
+.PHONY: bin/demo
+bin/demo:
+	@bash tools/progress.sh env $(GOBUILD) -v -o $@ ./e2e/demo
 
 .PHONY: demo-down
 demo-down: ## take the demo away again
-	@test ! -d $(DEMO_DIR) || bin/demo -dir $(DEMO_DIR) down
+	@test ! -d $(DEMO_DIR) || { $(MAKE) --no-print-directory build bin/demo && bin/demo -dir $(DEMO_DIR) down; }
 	@echo "the demo is gone"
 
 # The short tests with the race detector: what one runs after each change.
