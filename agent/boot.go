@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pleachdev/pleach/durable"
 )
 
 // nextBoot counts this start of the agent, on disk before it is used anywhere: a number that was ever
@@ -27,33 +29,10 @@ func nextBoot(dir string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%s: want a whole number, got %q; write a number larger than any this node has published", path, data)
 	}
-	if err := writeFile(path, []byte(strconv.FormatInt(last+1, 10)+"\n")); err != nil {
+	if err := durable.WriteFile(path, []byte(strconv.FormatInt(last+1, 10)+"\n")); err != nil {
 		return 0, fmt.Errorf("write the boot counter: %w", err)
 	}
 	return last + 1, nil
-}
-
-// writeFile replaces a file so that after a crash or a power loss either the old content is there or
-// the new one.
-func writeFile(path string, data []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // lock keeps a second agent away from the directory. The lock goes with the process, however it ends.

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pleachdev/pleach/durable"
 	"github.com/pleachdev/pleach/gitsync/manifest"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/reconcile"
@@ -98,32 +99,7 @@ func (s *Syncer) save(w walked) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", s.statePath(), err)
 	}
-	return writeFile(s.statePath(), data)
-}
-
-// writeFile replaces a file so that a crash leaves the old or the new one.
-func writeFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // mode 0600: templates can hold what is private
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name()) // the first error counts
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.WriteFile(s.statePath(), data)
 }
 
 // restore loads what was accepted before. It errors only when the state file cannot be read, or the

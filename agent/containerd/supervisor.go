@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pleachdev/pleach/agent/embedded"
+	"github.com/pleachdev/pleach/durable"
 )
 
 // Supervisor keeps the node's containerd running: it extracts the node binaries, writes the
@@ -163,7 +163,7 @@ func (s *Supervisor) serve(ctx context.Context) error {
 	}
 	if proc == nil {
 		// Only now: the file is that of the running daemon for as long as it runs.
-		if err := replaceFile(p.config, wanted); err != nil {
+		if err := durable.WriteFile(p.config, wanted); err != nil {
 			return err
 		}
 		if proc, err = start(ctx, p); err != nil {
@@ -245,21 +245,4 @@ func prepare(p paths) (wanted []byte, programs embedded.Programs, pause string, 
 	pause = pauseImage(program)
 	wanted, err = config(p, programs, pause, canLowerOOMScore())
 	return wanted, programs, pause, err
-}
-
-// replaceFile writes the whole file or nothing, and on disk when it returns.
-func replaceFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // a rename took it away when all went well
-	defer f.Close()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/durable"
 )
 
 // recordVersion is the format of pod.json and state.json.
@@ -118,7 +120,7 @@ func (s store) putState(uid types.UID, st state) error {
 	return s.put(uid, "state.json", st, st.Final || st.Failing != nil)
 }
 
-func (s store) put(uid types.UID, file string, content any, durable bool) error {
+func (s store) put(uid types.UID, file string, content any, lasting bool) error {
 	data, err := json.Marshal(content)
 	if err != nil {
 		return fmt.Errorf("encode %s of pod %s: %w", file, uid, err)
@@ -128,13 +130,17 @@ func (s store) put(uid types.UID, file string, content any, durable bool) error 
 		return fmt.Errorf("write record of pod %s: %w", uid, err)
 	}
 	s.at("before " + file)
-	if err := replaceFile(path, data, durable); err != nil {
+	write := replaceFile
+	if lasting {
+		write = durable.WriteFile
+	}
+	if err := write(path, data); err != nil {
 		return fmt.Errorf("write record of pod %s: %w", uid, err)
 	}
 	s.at("after " + file)
-	if durable {
+	if lasting {
 		// The directory may be new, and its name must survive too.
-		return syncDir(s.dir)
+		return durable.SyncDir(s.dir)
 	}
 	return nil
 }
@@ -146,7 +152,7 @@ func (s store) remove(uid types.UID) error {
 	if err := os.Remove(s.path(uid, "pod.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove record of pod %s: %w", uid, err)
 	}
-	if err := syncDir(filepath.Join(s.dir, string(uid))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.SyncDir(filepath.Join(s.dir, string(uid))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove record of pod %s: %w", uid, err)
 	}
 	s.at("record removed")
@@ -162,34 +168,12 @@ func (s store) at(name string) {
 	}
 }
 
-// replaceFile puts new contents in the place of old ones: a reader, and a restart after a crash,
-// sees one or the other. With durable they also survive a power failure.
-func replaceFile(path string, data []byte, durable bool) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
+// replaceFile puts new contents in the place of old ones: a reader sees one or the other, and so does a
+// restart, but for one after a power failure.
+func replaceFile(path string, data []byte) error {
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // gone already when all went well
-	_, err = tmp.Write(data)
-	if durable {
-		err = errors.Join(err, tmp.Sync())
-	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	if durable {
-		return syncDir(filepath.Dir(path))
-	}
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return os.Rename(tmp, path)
 }

@@ -49,6 +49,7 @@ func list(t *testing.T, args ...string) []goPackage {
 
 // level orders the packages: imports run from a larger number to a smaller one only.
 var level = map[string]int{
+	"durable":    0,
 	"placement":  1,
 	"reconcile":  2,
 	"policy":     2,

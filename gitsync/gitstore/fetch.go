@@ -15,6 +15,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+
+	"github.com/pleachdev/pleach/durable"
 )
 
 // fetchTimeout bounds a fetch whose context has no deadline of its own.
@@ -260,10 +262,10 @@ func (s *Store) record(r Remote, ref string, id plumbing.Hash) error {
 	if beforeID, err := parseID(before); err == nil {
 		if follows, err := s.isAncestorLocked(beforeID, id); err != nil || !follows {
 			kept := filepath.Join(filepath.Dir(path), "left-"+before)
-			if err := writeFile(kept, []byte(before+"\n")); err != nil {
+			if err := durable.WriteFile(kept, []byte(before+"\n")); err != nil {
 				return err
 			}
 		}
 	}
-	return writeFile(path, []byte(id.String()+"\n"))
+	return durable.WriteFile(path, []byte(id.String()+"\n"))
 }

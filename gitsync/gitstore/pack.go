@@ -11,6 +11,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/storage/memory"
+
+	"github.com/pleachdev/pleach/durable"
 )
 
 const (
@@ -69,7 +71,7 @@ func (s *Store) installLocked(pack *os.File) (base string, err error) {
 	if err := os.Rename(pack.Name(), base+".pack"); err != nil {
 		return "", err
 	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return "", err
 	}
 	s.reopenLocked()

@@ -25,6 +25,8 @@ import (
 	"github.com/go-git/go-git/v5/storage/filesystem"
 	"github.com/go-git/go-git/v5/storage/memory"
 	"github.com/pjbgf/sha1cd"
+
+	"github.com/pleachdev/pleach/durable"
 )
 
 // objectCacheSize bounds the memory that recently read objects take.
@@ -60,7 +62,7 @@ func Open(dir string) (*Store, error) {
 	} {
 		path := filepath.Join(dir, name)
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			if err := writeFile(path, []byte(content)); err != nil {
+			if err := durable.WriteFile(path, []byte(content)); err != nil {
 				return nil, fmt.Errorf("git store: %w", err)
 			}
 		}
@@ -207,33 +209,4 @@ func parseID(id string) (plumbing.Hash, error) {
 func (s *Store) refPath(r Remote, ref string) string {
 	sum := sha256.Sum256([]byte(r.String() + "\x00" + ref))
 	return filepath.Join(s.dir, "refs", "pleach", hex.EncodeToString(sum[:8]))
-}
-
-// writeFile replaces path in one step that survives a crash.
-func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "tmp_")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
