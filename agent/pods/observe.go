@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -18,6 +19,17 @@ type observation struct {
 	sandbox    *runtimeapi.PodSandboxStatus // the newest; nil when there is none
 	old        []string                     // ids of older sandboxes
 	containers map[string][]*runtimeapi.ContainerStatus
+	// interrupted holds the ids of containers whose start was cut short: see [interrupted]. They
+	// count as created and not started, and have to be created anew.
+	interrupted map[string]bool
+}
+
+// interrupted tells whether the start of a container was cut short because whoever asked for it
+// went away: an agent that was killed. containerd cancels what it does for a lost connection, and
+// shows the container as one that could not be started. Its program has done nothing wrong.
+func interrupted(c *runtimeapi.ContainerStatus) bool {
+	return c.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED && c.GetReason() == "StartError" && c.GetStartedAt() == 0 &&
+		strings.Contains(c.GetMessage(), context.Canceled.Error())
 }
 
 // ready tells whether containers can be created in the sandbox.
@@ -71,7 +83,7 @@ func (w *worker) look(ctx context.Context, before *observation) (*observation, e
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
-	next := observation{containers: map[string][]*runtimeapi.ContainerStatus{}}
+	next := observation{containers: map[string][]*runtimeapi.ContainerStatus{}, interrupted: map[string]bool{}}
 	slices.SortFunc(sandboxes, func(a, b *runtimeapi.PodSandbox) int {
 		return cmp.Or(cmp.Compare(b.GetMetadata().GetAttempt(), a.GetMetadata().GetAttempt()), cmp.Compare(b.GetCreatedAt(), a.GetCreatedAt()))
 	})
@@ -107,6 +119,10 @@ func (w *worker) look(ctx context.Context, before *observation) (*observation, e
 				return nil, fmt.Errorf("status of container %s: %w", c.GetId(), err)
 			}
 			status = answer.GetStatus()
+			if interrupted(status) {
+				next.interrupted[c.GetId()] = true
+				status.State = runtimeapi.ContainerState_CONTAINER_CREATED
+			}
 		}
 		name := c.GetLabels()[LabelContainer]
 		next.containers[name] = append(next.containers[name], status)
@@ -132,9 +148,20 @@ func (w *worker) attempts(name string) uint32 {
 		n = c.GetMetadata().GetAttempt() + 1
 	}
 	if s := w.remembered(name); s != nil && s.ContainerID != "" {
-		n = max(n, uint32(s.RestartCount)+1)
+		created := uint32(s.RestartCount) + 1
+		if neverRan(s) {
+			created-- // the same instance is made again
+		}
+		n = max(n, created)
 	}
 	return n
+}
+
+// neverRan tells whether the container of a status was created and not started. Once the runtime
+// has forgotten it, it is as if it had never been.
+func neverRan(s *corev1.ContainerStatus) bool {
+	last := s.LastTerminationState.Terminated
+	return s.State.Waiting != nil && (last == nil || last.ContainerID != s.ContainerID)
 }
 
 // remembered is the last published status of a container; nil when there was none.
@@ -172,6 +199,12 @@ func (w *worker) ended(name string) (e ending, ok bool) {
 		if t != nil && t.ContainerID == s.ContainerID {
 			return ending{t.ExitCode, t.FinishedAt.Time}, true
 		}
+	}
+	if neverRan(s) {
+		if t := s.LastTerminationState.Terminated; t != nil {
+			return ending{t.ExitCode, t.FinishedAt.Time}, true
+		}
+		return ending{}, false
 	}
 	return ending{lostExitCode, w.record.Accepted}, true
 }

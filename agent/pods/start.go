@@ -39,16 +39,22 @@ func (e *waitError) Error() string { return e.err.Error() }
 func (e *waitError) Unwrap() error { return e.err }
 
 // startContainer creates and starts the next instance of a container, or starts one that was
-// created before the agent ended.
+// created before the agent ended. One whose start was cut short by the agent's end is made again.
 func (w *worker) startContainer(ctx context.Context, c *container) {
 	name := c.spec.Name
 	image := c.image
 	c.imageReady = false
 	created, attempt := "", w.attempts(name)
+	var again *runtimeapi.ContainerStatus // to be created anew, as the same instance
 	if current := w.obs.current(name); current != nil && current.GetState() == runtimeapi.ContainerState_CONTAINER_CREATED {
-		created, attempt = current.GetId(), current.GetMetadata().GetAttempt()
+		attempt = current.GetMetadata().GetAttempt()
+		if w.obs.interrupted[current.GetId()] {
+			again = current
+		} else {
+			created = current.GetId()
+		}
 	}
-	exit, again := w.ended(name)
+	exit, restart := w.ended(name)
 	hasOld := w.obs.current(name) != nil
 	remove := w.surplus(name)
 	in := creation{
@@ -57,7 +63,10 @@ func (w *worker) startContainer(ctx context.Context, c *container) {
 	}
 	w.spawn(ctx, name, func(taskCtx context.Context) func() {
 		id, err := created, error(nil)
-		if id == "" {
+		if again != nil {
+			err = w.removeContainer(taskCtx, name, again)
+		}
+		if id == "" && err == nil {
 			id, err = w.create(taskCtx, in)
 		}
 		if err == nil {
@@ -73,11 +82,14 @@ func (w *worker) startContainer(ctx context.Context, c *container) {
 			if taskCtx.Err() != nil && err != nil && ctx.Err() == nil && w.ending() {
 				return
 			}
-			if again && hasOld && created == "" && id != "" {
+			if restart && hasOld && created == "" && id != "" {
 				w.state.BackOffs[name] = w.state.BackOffs[name].next(exit.at)
 				w.stateUnsaved = true
 			}
 			w.startOutcome(c, id, err)
+			if again != nil && err != nil {
+				c.retry.failed(time.Now()) // no exit counts for a back-off
+			}
 		}
 	})
 }

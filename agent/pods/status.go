@@ -158,6 +158,10 @@ func (w *worker) lost(c *container, remembered *corev1.ContainerStatus) corev1.C
 	s := *remembered.DeepCopy()
 	s.Ready = c.init && !c.sidecar && s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
 	s.Started = new(false)
+	if neverRan(&s) {
+		s.State.Waiting = w.waiting(c)
+		return s
+	}
 	if s.State.Terminated == nil {
 		t := s.LastTerminationState.Terminated
 		if t == nil || t.ContainerID != s.ContainerID {

@@ -252,13 +252,13 @@ func (c *Client) StartContainer(ctx context.Context, id string) error {
 			return fmt.Errorf("container is in %s state", one.status.State)
 		}
 		m := one.config.GetMetadata()
-		one.status.StartedAt = time.Now().UnixNano()
 		one.status.State = runtimeapi.ContainerState_CONTAINER_RUNNING
 		if err := one.program.StartErr; err != nil {
 			one.status.Message = err.Error()
 			r.exitLocked(one, 128, "StartError")
 			return err
 		}
+		one.status.StartedAt = time.Now().UnixNano()
 		r.starts[one.config.GetLabels()["io.kubernetes.pod.uid"]+"/"+m.GetName()+"/"+fmt.Sprint(m.GetAttempt())]++
 		r.note("start %s/%d", m.GetName(), m.GetAttempt())
 		r.emitLocked(id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT, one.sandbox)
