@@ -107,14 +107,12 @@ var supported = map[reflect.Type]rules{
 		with("requests", rule{honoured, nil, ""}).
 		fields(held, "claims"),
 	reflect.TypeFor[corev1.ProbeHandler](): rules{}.
-		fields(honoured, "exec", "httpGet", "tcpSocket").
-		fields(held, "grpc"),
+		fields(honoured, "exec", "httpGet", "tcpSocket", "grpc"),
 	reflect.TypeFor[corev1.Probe](): rules{}.
 		fields(honoured, "initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold",
 			"failureThreshold", "terminationGracePeriodSeconds"),
 	reflect.TypeFor[corev1.Lifecycle](): rules{}.
-		fields(honoured, "postStart", "preStop").
-		fields(held, "stopSignal"),
+		fields(honoured, "postStart", "preStop", "stopSignal"),
 	reflect.TypeFor[corev1.LifecycleHandler](): rules{}.
 		fields(honoured, "exec", "httpGet", "sleep").
 		with("tcpSocket", rule{reported, nil, "Kubernetes ignores it too"}),
@@ -149,8 +147,7 @@ var supported = map[reflect.Type]rules{
 	reflect.TypeFor[corev1.Affinity](): rules{}.
 		fields(honoured, "nodeAffinity", "podAffinity", "podAntiAffinity"),
 	reflect.TypeFor[corev1.NodeAffinity](): rules{}.
-		fields(honoured, "requiredDuringSchedulingIgnoredDuringExecution").
-		fields(reported, "preferredDuringSchedulingIgnoredDuringExecution"),
+		fields(honoured, "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"),
 	reflect.TypeFor[corev1.PodAffinity]():     podAffinityRules,
 	reflect.TypeFor[corev1.PodAntiAffinity](): podAffinityRules,
 }
@@ -171,7 +168,8 @@ var whole = typeSet(
 	corev1.LocalObjectReference{}, corev1.ObjectFieldSelector{}, corev1.ResourceFieldSelector{},
 	corev1.ConfigMapKeySelector{}, corev1.SecretKeySelector{}, corev1.EnvVar{}, corev1.EnvFromSource{},
 	corev1.ConfigMapEnvSource{}, corev1.SecretEnvSource{}, corev1.ExecAction{}, corev1.HTTPGetAction{},
-	corev1.HTTPHeader{}, corev1.TCPSocketAction{}, corev1.SleepAction{}, corev1.Capabilities{},
+	corev1.HTTPHeader{}, corev1.TCPSocketAction{}, corev1.GRPCAction{}, corev1.SleepAction{},
+	corev1.PreferredSchedulingTerm{}, corev1.Capabilities{},
 	corev1.SeccompProfile{}, corev1.Sysctl{}, corev1.NodeSelector{}, corev1.NodeSelectorTerm{},
 	corev1.NodeSelectorRequirement{}, corev1.Toleration{}, corev1.HostAlias{}, corev1.PodDNSConfig{},
 	corev1.PodDNSConfigOption{},
