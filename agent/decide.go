@@ -49,7 +49,8 @@ type decider struct {
 // retryAfter is the wait after a pass in which something could not be done.
 const retryAfter = time.Second
 
-// run passes at once, at each change of what was accepted or of a pod, and when reconcile asks for it.
+// run passes at once, at each look at the remote, at each change of what was accepted or of a pod, and
+// when reconcile asks for it.
 // A failed pass is logged and retried, never fatal.
 func (d *decider) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
@@ -58,7 +59,7 @@ func (d *decider) run(ctx context.Context) error {
 		// Taken before the pass: what changes during it leads to another one.
 		snapshot := d.store.Snapshot()
 		round, done := context.WithCancel(ctx)
-		changed := snapshot.Changed(round, state.Accepted)
+		changed := snapshot.Changed(round, state.Accepted, state.Remote)
 
 		now := time.Now()
 		wake, err := d.pass(snapshot, now)
@@ -117,7 +118,7 @@ func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error
 	d.store.SetWorkloads(decision.Workloads)
 	d.store.SetDecisions(decision.Slots)
 	files, err := report.Files(report.Input{
-		Accepted: accepted, Documents: []reconcile.Document{document}, Workloads: decision.Workloads,
+		Accepted: accepted, Alarm: snapshot.Remote().Alarm, Documents: []reconcile.Document{document}, Workloads: decision.Workloads,
 	})
 	if err == nil {
 		d.publish(files)

@@ -34,6 +34,8 @@
 package gitsync
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -79,6 +81,36 @@ type Refusal struct {
 	// Running is the accepted commit that stays in force.
 	Running  reconcile.Commit
 	Problems []manifest.Problem
+	// Stranger is the refused commit, of nobody known, whose content this one would bring in with its
+	// own; "" where that is not the reason.
+	Stranger string `json:",omitempty"`
+}
+
+// Findings lists all that is wrong, one finding a line. The reason is left out where it only sums up
+// the problems.
+func (r Refusal) Findings() []string {
+	var lines []string
+	if len(r.Problems) == 0 || !strings.HasPrefix(r.Reason, r.Problems[0].Error()) {
+		lines = append(lines, r.Reason)
+	}
+	for _, p := range r.Problems {
+		lines = append(lines, p.Error())
+	}
+	return lines
+}
+
+// Remedy says what a person can do about the refusal.
+func (r Refusal) Remedy() string {
+	revert := fmt.Sprintf("\"git revert %.12s\"", r.Commit.ID)
+	switch {
+	case r.Stranger != "":
+		return fmt.Sprintf("undo what nobody known signed (\"git revert %.12[1]s\"), or adopt it: a signed commit whose message ends with a line \"%[2]s: %.12[1]s\"",
+			r.Stranger, adoptTrailer)
+	case len(r.Problems) > 0:
+		return "push a commit that corrects it, or " + revert + "; Pleach looks at the next commit by itself"
+	default:
+		return "have somebody whom trust/allowed_signers knows revert it (" + revert + ") or make the change in a commit of their own"
+	}
 }
 
 // ClusterUnit names the cluster's own files (pleach.yaml, trust, nodes, policies) where an app's

@@ -18,6 +18,7 @@ type candidate struct {
 	touched bool // whether it renders otherwise, or from other files, than at the commit before
 	// reason says why the version is refused; "" when it is accepted.
 	reason   string
+	stranger string // see Refusal.Stranger
 	problems []manifest.Problem
 	warnings []manifest.Problem // of the policies
 }
@@ -104,7 +105,9 @@ func (s *step) apps(ctx context.Context) error {
 		} else {
 			c.unit.stay(c.r)
 			if c.touched {
-				c.unit.refusals = withRefusal(c.unit.refusals, s.refuse(name, c.reason, c.unit.commit, c.problems))
+				r := s.refuse(name, c.reason, c.unit.commit, c.problems)
+				r.Stranger = c.stranger
+				c.unit.refusals = withRefusal(c.unit.refusals, r)
 			}
 		}
 		after[name] = c.unit
@@ -141,7 +144,10 @@ func (s *step) candidate(app v1alpha1.App) (*candidate, error) {
 		return c, nil
 	}
 	u.broken = nil
-	if reason := u.laundered(r, s.next.tainted); reason != "" {
+	if reason, by := u.laundered(r, s.next.tainted); reason != "" {
+		if c.reason == "" {
+			c.stranger = by
+		}
 		c.refuse(reason, nil)
 	}
 	return c, nil

@@ -101,7 +101,7 @@ func TestAttacks(t *testing.T) {
 			bad ada!tree web=2
 			push bad
 		`, want: `
-			alarm: branch "main" cannot be followed to …: object … lacks the header "author" where it belongs; what was accepted stays in force
+			alarm: branch "main" cannot be followed to …: object … lacks the header "author" where it belongs; what was accepted stays in force: set the branch back to the accepted commit …
 			head start
 			cluster start
 			shop start shop=1
@@ -184,7 +184,7 @@ func TestAttacks(t *testing.T) {
 			push start
 			push nothing
 		`, want: `
-			alarm: branch "main" is gone from the remote; commit … stays in force
+			alarm: branch "main" is gone from the remote; what was accepted stays in force: push it again, with the accepted commit …
 			head start
 			cluster start
 			shop start shop=1
@@ -206,7 +206,7 @@ func TestAttacks(t *testing.T) {
 			bad ada nothing
 			push bad
 		`, want: `
-			alarm: commit … of branch "main" has an empty tree; commit … stays in force
+			alarm: commit … of branch "main" has an empty tree; what was accepted stays in force: revert it, or set the branch back to the accepted commit …
 			head start
 			cluster start
 			shop start shop=1
@@ -404,7 +404,7 @@ func TestAttacks(t *testing.T) {
 			shop good shop=1
 			web start web=1
 			refused bad web: signed by a key…
-			refused good web: Deployment.apps default/web is as the refused commit … left it: revert that commit, or adopt it by a signed commit with the trailer "Pleach-Adopt: …"
+			refused good web: Deployment.apps default/web is as the refused commit … left it
 		`},
 		{name: "a stranger's edit of the other object in the file", script: `
 			start ada start web/db=3,4

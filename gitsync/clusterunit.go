@@ -116,12 +116,14 @@ func (s *step) cluster(files map[string]string, denial string) error {
 		return nil
 	}
 	if denial != "" {
-		s.keepCluster(files, denial, nil)
+		s.keepCluster(files, s.refuse(ClusterUnit, denial, old.commit, nil))
 		return nil
 	}
 	for _, p := range differing(old.files, files) {
 		if mark, ok := n.tainted[p]; ok {
-			s.keepCluster(files, unmarked(p, mark.By), nil)
+			r := s.refuse(ClusterUnit, asLeft(p, mark.By), old.commit, nil)
+			r.Stranger = mark.By
+			s.keepCluster(files, r)
 			return nil
 		}
 	}
@@ -136,14 +138,14 @@ func (s *step) cluster(files map[string]string, denial string) error {
 		}}
 	}
 	if len(problems) > 0 {
-		s.keepCluster(files, summary(problems), problems)
+		s.keepCluster(files, s.refuse(ClusterUnit, summary(problems), old.commit, problems))
 		return nil
 	}
 	if denial := s.judgeApps(old.spec.Spec.Apps, c.spec.Spec.Apps); denial != "" {
 		if base, ok := s.changed[v1alpha1.ClusterFile]; ok {
 			n.mark(v1alpha1.ClusterFile, base, files[v1alpha1.ClusterFile], s.at.ID)
 		}
-		s.keepCluster(files, denial, nil)
+		s.keepCluster(files, s.refuse(ClusterUnit, denial, old.commit, nil))
 		return nil
 	}
 	c.commit, c.files, c.at = s.at, files, files
@@ -152,11 +154,11 @@ func (s *step) cluster(files map[string]string, denial string) error {
 }
 
 // keepCluster leaves the cluster's own files at their accepted version.
-func (s *step) keepCluster(files map[string]string, reason string, problems []manifest.Problem) {
+func (s *step) keepCluster(files map[string]string, r Refusal) {
 	old := s.prev.cluster
 	c := *old
 	if !maps.Equal(files, old.at) { // else it is known already
-		c.refusals = withRefusal(c.refusals, s.refuse(ClusterUnit, reason, old.commit, problems))
+		c.refusals = withRefusal(c.refusals, r)
 	}
 	c.at = files
 	s.next.cluster = &c

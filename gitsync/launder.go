@@ -170,11 +170,11 @@ func (u *appUnit) unaccepted(r *rendering) []string {
 	return differing(u.accepted.digests, r.digests)
 }
 
-// laundered says which mark keeps r from being accepted; "" when none does.
-func (u *appUnit) laundered(r *rendering, tainted map[string]taint) string {
+// laundered says which mark keeps r from being accepted, and of which commit it is; "" when none does.
+func (u *appUnit) laundered(r *rendering, tainted map[string]taint) (reason, by string) {
 	for _, k := range u.unaccepted(r) {
 		if by, ok := u.tainted[k]; ok {
-			return unmarked(k, by)
+			return asLeft(k, by), by
 		}
 	}
 	traces := []*rendering{r}
@@ -184,18 +184,16 @@ func (u *appUnit) laundered(r *rendering, tainted map[string]taint) string {
 	for _, t := range traces {
 		for p := range t.trace.Paths() {
 			if mark, ok := tainted[p]; ok {
-				return unmarked(p, mark.By)
+				return asLeft(p, mark.By), mark.By
 			}
 			if mark, ok := u.files[p]; ok {
-				return unmarked(p, mark.By)
+				return asLeft(p, mark.By), mark.By
 			}
 		}
 	}
-	return ""
+	return "", ""
 }
 
-// unmarked says how to get rid of a mark.
-func unmarked(what, by string) string {
-	return fmt.Sprintf("%s is as the refused commit %.12s left it: revert that commit, or adopt it by a signed commit with the trailer %q",
-		what, by, fmt.Sprintf("%s: %.12s", adoptTrailer, by))
+func asLeft(what, by string) string {
+	return fmt.Sprintf("%s is as the refused commit %.12s left it", what, by)
 }

@@ -129,7 +129,8 @@ func (s *Syncer) sync(ctx context.Context) (alarm string, err error) {
 	case !ok && s.base == nil:
 		return "", fmt.Errorf("remote %s has no branch %q: push it, or correct the branch's name", s.cfg.Remote, s.cfg.Branch)
 	case !ok:
-		return fmt.Sprintf("branch %q is gone from the remote; commit %.12s stays in force", s.cfg.Branch, s.base.id), nil
+		return fmt.Sprintf("branch %q is gone from the remote; what was accepted stays in force: "+
+			"push it again, with the accepted commit %.12s", s.cfg.Branch, s.base.id), nil
 	}
 	return s.follow(ctx, head)
 }
@@ -276,7 +277,8 @@ func (p *position) agrees(q *position) bool {
 func (s *Syncer) notFollowed(head string) (string, error) {
 	_, err := s.store.Commit(head)
 	if bad, ok := errors.AsType[*gitstore.ObjectError](err); ok {
-		return fmt.Sprintf("branch %q cannot be followed to %.12s: %v; what was accepted stays in force", s.cfg.Branch, head, bad), nil
+		return fmt.Sprintf("branch %q cannot be followed to %.12s: %v; what was accepted stays in force: "+
+			"set the branch back to the accepted commit %.12s", s.cfg.Branch, head, bad, s.base.id), nil
 	}
 	if err != nil {
 		return "", err
@@ -306,5 +308,6 @@ func (s *Syncer) emptyHead(head string) (string, error) {
 	if err != nil || len(entries) > 0 {
 		return "", err
 	}
-	return fmt.Sprintf("commit %.12s of branch %q has an empty tree; commit %.12s stays in force", head, s.cfg.Branch, s.base.id), nil
+	return fmt.Sprintf("commit %.12s of branch %q has an empty tree; what was accepted stays in force: "+
+		"revert it, or set the branch back to the accepted commit %.12s", head, s.cfg.Branch, s.base.id), nil
 }

@@ -345,7 +345,7 @@ func (s *step) vouched(ctx context.Context) error {
 	if len(gone.denied) > 0 {
 		reason = summary(gone.denied)
 	}
-	s.keepCluster(files, reason, gone.denied)
+	s.keepCluster(files, s.refuse(ClusterUnit, reason, s.prev.cluster.commit, gone.denied))
 	n.apps = before
 	return s.apps(ctx)
 }

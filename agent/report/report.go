@@ -23,6 +23,7 @@ import (
 // Input is what a report is made of. Nothing of it is changed.
 type Input struct {
 	Accepted  *gitsync.Accepted
+	Alarm     string               // about the branch, see gitsync.Remote
 	Documents []reconcile.Document // one for every node that is known
 	Workloads []reconcile.WorkloadStatus
 }
@@ -61,6 +62,9 @@ func readme(in Input) []byte {
 	fmt.Fprintf(&b, "# %s\n\n", a.Cluster.Name)
 	fmt.Fprintf(&b, "Written by the nodes themselves, in commits signed with their keys. The newest commit that was verified is %s.\n",
 		commit(a.Head))
+	if in.Alarm != "" {
+		fmt.Fprintf(&b, "\n**Alarm:** %s.\n", text(in.Alarm))
+	}
 
 	b.WriteString("\n## Nodes\n\n")
 	table(&b, []string{"node", "state", "pods", "cpu", "memory", "accepted"}, nodeRows(in))
@@ -71,20 +75,25 @@ func readme(in Input) []byte {
 	if len(a.Refusals) > 0 {
 		b.WriteString("\n## Refused\n\n")
 		for _, r := range a.Refusals {
-			what := "everything"
-			if r.App != "" {
-				what = r.App
+			what := "app " + r.App
+			switch r.App {
+			case "":
+				what = "everything"
+			case gitsync.ClusterUnit:
+				what = "the cluster's own files"
 			}
-			fmt.Fprintf(&b, "* %s %q, for %s: %s. Still running: %s.\n", commit(r.Commit), r.Subject, what, r.Reason, commit(r.Running))
-			for _, p := range r.Problems {
-				fmt.Fprintf(&b, "  * `%s`\n", cell(p.Error()))
+			fmt.Fprintf(&b, "* %s \"%s\" by %s, for %s\n", commit(r.Commit), text(r.Subject), text(r.Author), what)
+			for _, finding := range r.Findings() {
+				fmt.Fprintf(&b, "  * %s\n", text(finding))
 			}
+			fmt.Fprintf(&b, "  * still running: %s\n", commit(r.Running))
+			fmt.Fprintf(&b, "  * to fix: %s\n", text(r.Remedy()))
 		}
 	}
 	if len(a.Warnings) > 0 {
 		b.WriteString("\n## Warnings\n\n")
 		for _, p := range a.Warnings {
-			fmt.Fprintf(&b, "* `%s`\n", cell(p.Error()))
+			fmt.Fprintf(&b, "* %s\n", text(p.Error()))
 		}
 	}
 	return b.Bytes()
@@ -176,9 +185,10 @@ func commit(c reconcile.Commit) string {
 	return "`" + c.ID[:min(12, len(c.ID))] + "`"
 }
 
-// cell keeps a text of any origin inside its table cell or code span.
-func cell(s string) string {
-	return strings.NewReplacer("\n", " ", "\r", " ", "|", "\\|", "`", "'", "<", "&lt;").Replace(s)
+// text keeps what anybody may have written, such as the subject of a refused commit, from being read
+// as Markdown: it is a code span.
+func text(s string) string {
+	return "`" + strings.NewReplacer("\n", " ", "\r", " ", "`", "'").Replace(s) + "`"
 }
 
 func table(b *bytes.Buffer, head []string, rows [][]string) {

@@ -132,7 +132,6 @@ func (p page) heads(b *strings.Builder, st *api.Status) {
 	line("Remote", p.remote(st))
 	if st.Remote.Alarm != "" {
 		line("", p.paint(red, "alarm: "+printable(st.Remote.Alarm)))
-		line("", "what runs goes on running; nothing new is accepted from this branch until it descends from the head again")
 	}
 	head := p.paint(yellow, "no commit was verified yet")
 	if st.Head.ID != "" {
@@ -290,25 +289,16 @@ func (p page) refusals(b *strings.Builder, st *api.Status) {
 			what = "the cluster's own files"
 		}
 		fmt.Fprintf(b, "  %s %q by %s, for %s\n", p.paint(red, short(r.Commit)), r.Subject, printable(r.Author), what)
-		fmt.Fprintf(b, "    %s\n", printable(r.Reason))
-		for _, problem := range r.Problems {
-			fmt.Fprintf(b, "    %s\n", printable(problem.Error()))
+		for _, finding := range r.Findings() {
+			fmt.Fprintf(b, "    %s\n", printable(finding))
 		}
 		running := "nothing yet"
 		if r.Running.ID != "" {
 			running = "commit " + short(r.Running)
 		}
 		fmt.Fprintf(b, "    still running: %s\n", running)
-		fmt.Fprintf(b, "    to fix: %s\n", remedy(r))
+		fmt.Fprintf(b, "    to fix: %s\n", r.Remedy())
 	}
-}
-
-// remedy says what a person can do about a refusal.
-func remedy(r gitsync.Refusal) string {
-	if len(r.Problems) > 0 {
-		return "push a commit that corrects it, or \"git revert " + short(r.Commit) + "\"; Pleach looks at the next commit by itself"
-	}
-	return "have somebody whom trust/allowed_signers knows revert it (\"git revert " + short(r.Commit) + "\") or make the change in a commit of their own"
 }
 
 // printable keeps what others wrote (commit messages, errors of remotes) from steering the terminal

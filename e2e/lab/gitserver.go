@@ -115,7 +115,7 @@ func (g *GitServer) Create(ctx context.Context, name string) error {
 	if err := g.git(ctx, name, "init", "--quiet", "--bare", "--initial-branch=main", g.path(name)); err != nil {
 		return err
 	}
-	for _, setting := range []string{"http.receivepack=true", "uploadpack.allowAnySHA1InWant=true", "receive.advertisePushOptions=true", "gc.auto=0"} {
+	for _, setting := range []string{"http.receivepack=true", "uploadpack.allowAnySHA1InWant=true", "receive.advertisePushOptions=true", "receive.denyDeleteCurrent=ignore", "gc.auto=0"} {
 		key, value, _ := strings.Cut(setting, "=")
 		if err := g.git(ctx, name, "-C", g.path(name), "config", key, value); err != nil {
 			return err
