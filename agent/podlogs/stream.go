@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -51,7 +52,7 @@ func Stream(ctx context.Context, w io.Writer, o Options) error {
 	for i, file := range files {
 		last := i == len(files)-1
 		err := out.file(ctx, file, last && o.Follow, o.Ended)
-		if errors.Is(err, fs.ErrNotExist) && !(last && len(files) == 1) {
+		if errors.Is(err, fs.ErrNotExist) && len(files) > 1 {
 			continue // rotated away meanwhile
 		}
 		if err != nil {
@@ -79,8 +80,8 @@ func Tail(dir, container string, attempt uint32, lines, size int64) (string, err
 // tail finds which files hold the last n lines, and how many lines at their start are too many.
 func tail(files []string, n int64) (from []string, skip int64, err error) {
 	have := int64(0)
-	for i := len(files) - 1; i >= 0; i-- {
-		lines, err := count(files[i])
+	for i, file := range slices.Backward(files) {
+		lines, err := count(file)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, 0, err
 		}
@@ -178,8 +179,8 @@ func (p *printer) file(ctx context.Context, path string, follow bool, ended func
 		case over:
 			line, _ := io.ReadAll(reader)
 			for _, l := range bytes.SplitAfter(line, []byte("\n")) {
-				if bytes.HasSuffix(l, []byte("\n")) {
-					if err := p.print(append(rest, bytes.TrimSuffix(l, []byte("\n"))...)); err != nil {
+				if whole, ok := bytes.CutSuffix(l, []byte("\n")); ok {
+					if err := p.print(append(rest, whole...)); err != nil {
 						return err
 					}
 					rest = rest[:0]

@@ -42,11 +42,10 @@ const (
 	maxRetry = 30 * time.Second
 )
 
-// failed counts a failure, and says when to try again.
-func (r *retry) failed(now time.Time) time.Time {
+// failed counts a failure.
+func (r *retry) failed(now time.Time) {
 	r.delay = min(max(2*r.delay, minRetry), maxRetry)
 	r.at = now.Add(r.delay)
-	return r.at
 }
 
 func (r *retry) reset() { *r = retry{} }

@@ -70,6 +70,7 @@ func (w *worker) containersReady(s *corev1.PodStatus, kind corev1.PodConditionTy
 		return condition(kind, false, "PodCompleted", "")
 	case corev1.PodFailed:
 		return condition(kind, false, "PodFailed", "")
+	case corev1.PodPending, corev1.PodRunning, corev1.PodUnknown:
 	}
 	var unready []string
 	for i := range s.InitContainerStatuses {

@@ -184,6 +184,7 @@ func (w *worker) ended(name string) (e ending, ok bool) {
 			return ending{c.GetExitCode(), time.Unix(0, c.GetFinishedAt())}, true
 		case runtimeapi.ContainerState_CONTAINER_UNKNOWN:
 			return ending{lostExitCode, time.Unix(0, c.GetCreatedAt())}, true
+		case runtimeapi.ContainerState_CONTAINER_CREATED, runtimeapi.ContainerState_CONTAINER_RUNNING:
 		}
 		// What ran in a sandbox that is gone has ended with it.
 		if w.obs.current(name) == nil {

@@ -131,6 +131,7 @@ func oomScoreAdj(pod *corev1.Pod, c *corev1.Container, memoryCapacity int64) int
 		return guaranteed
 	case corev1.PodQOSBestEffort:
 		return bestEffort
+	case corev1.PodQOSBurstable:
 	}
 	if memoryCapacity <= 0 {
 		return bestEffort - 1

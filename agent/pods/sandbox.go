@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -132,9 +133,7 @@ func (w *worker) sandboxConfig(attempt uint32) (*runtimeapi.PodSandboxConfig, er
 func (w *worker) labels() map[string]string {
 	pod := w.pod()
 	labels := map[string]string{}
-	for k, v := range pod.Labels {
-		labels[k] = v
-	}
+	maps.Copy(labels, pod.Labels)
 	labels[LabelPodName], labels[LabelNamespace], labels[LabelUID] = pod.Name, pod.Namespace, string(pod.UID)
 	labels[LabelNode] = w.m.NodeName
 	return labels
@@ -146,6 +145,7 @@ func protocol(p corev1.Protocol) runtimeapi.Protocol {
 		return runtimeapi.Protocol_UDP
 	case corev1.ProtocolSCTP:
 		return runtimeapi.Protocol_SCTP
+	case corev1.ProtocolTCP:
 	}
 	return runtimeapi.Protocol_TCP
 }

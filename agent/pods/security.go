@@ -206,6 +206,7 @@ func seccomp(p *corev1.SeccompProfile, privileged bool, profiles string) *runtim
 		if p.LocalhostProfile != nil {
 			out.LocalhostRef = filepath.Join(profiles, filepath.Clean("/"+*p.LocalhostProfile))
 		}
+	case corev1.SeccompProfileTypeUnconfined:
 	}
 	return out
 }
@@ -223,6 +224,7 @@ func apparmor(p *corev1.AppArmorProfile) *runtimeapi.SecurityProfile {
 			out.LocalhostRef = *p.LocalhostProfile
 		}
 		return out
+	case corev1.AppArmorProfileTypeRuntimeDefault:
 	}
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 }

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -119,9 +120,7 @@ func (m *Manager) relist(ctx context.Context, seen map[string]string) error {
 		}
 	}
 	clear(seen)
-	for id, state := range now {
-		seen[id] = state
-	}
+	maps.Copy(seen, now)
 	if gone {
 		// Whose it was is not known any more; looking costs a millisecond per pod.
 		for _, w := range m.all() {

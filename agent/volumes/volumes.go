@@ -328,6 +328,7 @@ func checkHostPath(h *corev1.HostPathVolumeSource) error {
 		if err := file.Close(); err != nil {
 			return err
 		}
+	default: // the others are not made
 	}
 	info, err := os.Stat(h.Path)
 	if err != nil {
@@ -346,6 +347,7 @@ func checkHostPath(h *corev1.HostPathVolumeSource) error {
 		ok = mode&fs.ModeCharDevice != 0
 	case corev1.HostPathBlockDev:
 		ok = mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0
+	default: // Kubernetes has no other
 	}
 	if !ok {
 		return fmt.Errorf("hostPath %s: want type %s, found %s", h.Path, kind, mode.Type())

@@ -122,8 +122,11 @@ func TestFilledVolumes(t *testing.T) {
 		{"missing object", configMapVolume("v", func(s *corev1.ConfigMapVolumeSource) { s.Name = "none" }), "configmap \"none\" not found", false},
 		{"optional object", configMapVolume("v", func(s *corev1.ConfigMapVolumeSource) { s.Name, s.Optional = "none", new(true) }), "", false},
 		{"secret", corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &secret}}, "key 0400 \"s3cret\"", true},
-		{"projected", corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &projected}},
-			"cpu 0644 \"amount of limits.cpu\"\ndeep/er/a 0600 \"1\"\nkey 0644 \"s3cret\"\nname 0644 \"value of metadata.name\"", true},
+		{
+			"projected",
+			corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &projected}},
+			"cpu 0644 \"amount of limits.cpu\"\ndeep/er/a 0600 \"1\"\nkey 0644 \"s3cret\"\nname 0644 \"value of metadata.name\"", true,
+		},
 		{"unsupported", corev1.Volume{Name: "v", VolumeSource: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}}, "not supported", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -194,8 +194,11 @@ func (n *node) volumes(t *testing.T) {
 			}}}},
 		}
 		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
-			{Name: "config", MountPath: "/config"}, {Name: "secret", MountPath: "/secret"}, {Name: "memory", MountPath: "/memory"},
-			{Name: "host", MountPath: "/file", SubPath: "inner/file", ReadOnly: true}, {Name: "info", MountPath: "/info"},
+			{Name: "config", MountPath: "/config"},
+			{Name: "secret", MountPath: "/secret"},
+			{Name: "memory", MountPath: "/memory"},
+			{Name: "host", MountPath: "/file", SubPath: "inner/file", ReadOnly: true},
+			{Name: "info", MountPath: "/info"},
 		}
 	}
 	n.start(n.newPod("volumes", withVolumes, once("cat", "/config/greeting", "/secret/key", "/file", "/info/name", "/etc/hosts")))

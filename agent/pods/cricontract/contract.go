@@ -103,25 +103,25 @@ func (s Subject) pod(t *testing.T, name string) *pod {
 	return p
 }
 
-func (p *pod) spec(name string, attempt uint32, args ...string) *runtimeapi.ContainerConfig {
+func (p *pod) spec(name string, args ...string) *runtimeapi.ContainerConfig {
 	image, err := p.Images.ImageStatus(p.t.Context(), &runtimeapi.ImageSpec{Image: p.Image}, false)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	return &runtimeapi.ContainerConfig{
-		Metadata:    &runtimeapi.ContainerMetadata{Name: name, Attempt: attempt},
+		Metadata:    &runtimeapi.ContainerMetadata{Name: name},
 		Image:       &runtimeapi.ImageSpec{Image: image.GetImage().GetId(), UserSpecifiedImage: p.Image},
 		Args:        args,
 		Labels:      map[string]string{"io.kubernetes.pod.uid": p.config.GetMetadata().GetUid(), "io.kubernetes.container.name": name},
 		Annotations: map[string]string{"pleach.dev/sandbox": p.id},
-		LogPath:     fmt.Sprintf("%s/%d.log", name, attempt),
+		LogPath:     name + "/0.log",
 		Linux:       &runtimeapi.LinuxContainerConfig{},
 	}
 }
 
 func (p *pod) create(name string, args ...string) string {
 	p.t.Helper()
-	id, err := p.Runtime.CreateContainer(p.t.Context(), p.id, p.spec(name, 0, args...), p.config)
+	id, err := p.Runtime.CreateContainer(p.t.Context(), p.id, p.spec(name, args...), p.config)
 	if err != nil {
 		p.t.Fatalf("create %s: %v", name, err)
 	}
@@ -182,7 +182,7 @@ func (s Subject) sandbox(t *testing.T) {
 	if err != nil || got.GetStatus().GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 		t.Errorf("status after stop: %v, %v", got, err)
 	}
-	if _, err := s.Runtime.CreateContainer(ctx, p.id, p.spec("late", 0), p.config); err == nil {
+	if _, err := s.Runtime.CreateContainer(ctx, p.id, p.spec("late"), p.config); err == nil {
 		t.Error("created a container in a stopped sandbox")
 	}
 	for range 2 {
@@ -205,7 +205,7 @@ func (s Subject) container(t *testing.T) {
 	if c := p.status(id); c.GetState() != runtimeapi.ContainerState_CONTAINER_CREATED || c.GetAnnotations()["pleach.dev/sandbox"] != p.id {
 		t.Errorf("status after create: %v", c)
 	}
-	if _, err := s.Runtime.CreateContainer(ctx, p.id, p.spec("app", 0), p.config); err == nil {
+	if _, err := s.Runtime.CreateContainer(ctx, p.id, p.spec("app"), p.config); err == nil {
 		t.Error("the same name and attempt was given twice")
 	}
 	if err := s.Runtime.StartContainer(ctx, id); err != nil {
@@ -241,7 +241,7 @@ func (s Subject) exits(t *testing.T) {
 	if c := p.exited(p.start("badly", "exit", "3")); c.GetExitCode() != 3 || c.GetReason() != "Error" {
 		t.Errorf("exit with 3: %v", c)
 	}
-	config := p.spec("missing", 0)
+	config := p.spec("missing")
 	config.Command = []string{"/no-such-program"}
 	id, err := s.Runtime.CreateContainer(t.Context(), p.id, config, p.config)
 	if err != nil {
@@ -299,9 +299,10 @@ func (s Subject) events(t *testing.T) {
 	defer cancel()
 	events := make(chan *runtimeapi.ContainerEventResponse, 100)
 	connected := make(chan struct{}, 1)
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
-		ended <- s.Runtime.GetContainerEvents(ctx, events, func(runtimeapi.RuntimeService_GetContainerEventsClient) { connected <- struct{}{} })
+		defer close(ended)
+		_ = s.Runtime.GetContainerEvents(ctx, events, func(runtimeapi.RuntimeService_GetContainerEventsClient) { connected <- struct{}{} })
 	}()
 	<-connected
 	time.Sleep(100 * time.Millisecond) // the stream is there when the runtime has taken the request

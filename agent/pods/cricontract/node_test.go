@@ -102,7 +102,7 @@ type node struct {
 func newNode(t *testing.T) *node {
 	t.Helper()
 	program := build(t)
-	dir, err := os.MkdirTemp("", "pleach-pods-")
+	dir, err := os.MkdirTemp("", "pleach-pods-") //nolint:usetesting // taken away only after containerd has ended, and short enough for sockets
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,9 @@ func newNode(t *testing.T) *node {
 	done := make(chan error, 1)
 	t.Cleanup(func() { // after everything else
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Errorf("run containerd: %v", err)
+		}
 		stopCtx, cancelStop := context.WithTimeout(context.Background(), time.Minute)
 		defer cancelStop()
 		if err := supervisor.Stop(stopCtx); err != nil {
@@ -142,10 +144,10 @@ func newNode(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	endpoint := "unix://" + supervisor.Socket()
-	if n.runtime, err = criclient.NewRemoteRuntimeService(ctx, endpoint, 2*time.Minute, nil, false); err != nil {
+	if n.runtime, err = criclient.NewRemoteRuntimeServiceBuilder().WithEndpoint(endpoint).WithConnectionTimeout(2 * time.Minute).Build(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if n.images, err = criclient.NewRemoteImageService(ctx, endpoint, 2*time.Minute, nil, false); err != nil {
+	if n.images, err = criclient.NewRemoteImageServiceBuilder().WithEndpoint(endpoint).WithConnectionTimeout(2 * time.Minute).Build(ctx); err != nil {
 		t.Fatal(err)
 	}
 	n.within(time.Minute, "the network is ready", func() bool {
@@ -340,9 +342,9 @@ func (n *node) describe() string {
 	return out
 }
 
-func (n *node) pod(name string) *corev1.Pod {
+func (n *node) pod(called string) *corev1.Pod {
 	for _, p := range n.m.Pods() {
-		if p.Name == name {
+		if p.Name == called {
 			return p
 		}
 	}
@@ -362,25 +364,25 @@ type objects struct {
 	secrets    map[string]*corev1.Secret
 }
 
-func (o *objects) ConfigMap(_, name string) *corev1.ConfigMap {
+func (o *objects) ConfigMap(_, key string) *corev1.ConfigMap {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.configMaps[name]
+	return o.configMaps[key]
 }
 
-func (o *objects) Secret(_, name string) *corev1.Secret {
+func (o *objects) Secret(_, key string) *corev1.Secret {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.secrets[name]
+	return o.secrets[key]
 }
 
 func (o *objects) Node() *corev1.Node { return nil }
 
-func (o *objects) setConfigMap(name string, data map[string]string) {
+func (o *objects) setConfigMap(key string, data map[string]string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.configMaps == nil {
 		o.configMaps = map[string]*corev1.ConfigMap{}
 	}
-	o.configMaps[name] = &corev1.ConfigMap{Data: data}
+	o.configMaps[key] = &corev1.ConfigMap{Data: data}
 }

@@ -62,7 +62,7 @@ func main() {
 		groups, _ := os.Getgroups()
 		fmt.Println("uid", os.Getuid(), "gid", os.Getgid(), "groups", groups)
 		status, _ := os.ReadFile("/proc/self/status")
-		for _, line := range strings.Split(string(status), "\n") {
+		for line := range strings.SplitSeq(string(status), "\n") {
 			if strings.HasPrefix(line, "Seccomp:") || strings.HasPrefix(line, "NoNewPrivs:") || strings.HasPrefix(line, "CapEff:") {
 				fmt.Println(line)
 			}
