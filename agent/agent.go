@@ -102,7 +102,8 @@ func (n *node) read(ctx context.Context) (err error) {
 		return err
 	}
 	n.runtime = &containerd.Supervisor{Dir: n.Dir, External: n.Containerd, Log: n.Log.With("part", "containerd")}
-	n.ready.set("starting")
+	n.ready.runtime = n.runtime.Err
+	n.ready.await("the agent is starting")
 	return nil
 }
 
@@ -168,6 +169,7 @@ func (n *node) run(ctx context.Context) error {
 	group.Go(func() error { return n.runtime.Run(ctx) })
 	group.Go(func() error { return n.follower().run(ctx) })
 	group.Go(func() error { return n.runPods(ctx, streams) })
+	group.Go(func() error { return n.trim(ctx) })
 	n.Log.Info("agent started", "node", n.Node, "boot", n.boot, "version", n.Version, "remote", n.remote.String(), "branch", n.Branch)
 	return group.Wait()
 }
@@ -229,7 +231,7 @@ func (n *node) runPods(ctx context.Context, streams *streams) error {
 		node: n.Node, boot: n.boot, self: n.document, pods: manager, store: n.store, publish: writer.Set,
 		metrics: n.metrics, log: n.Log.With("part", "decide"), starting: map[types.UID]time.Time{},
 	}
-	n.ready.set("")
+	n.ready.await("")
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return manager.Run(ctx) })
 	group.Go(func() error { return writer.Run(ctx) })
@@ -251,7 +253,7 @@ func (n *node) enrolled(ctx context.Context) (*corev1.Node, error) {
 			}
 			if !told {
 				told = true
-				n.ready.set("this node is not enrolled")
+				n.ready.await("this node is not enrolled: no nodes/" + n.Node + ".yaml was accepted")
 				n.Log.Warn("the config repository does not enrol this node; it runs nothing until a commit adds it",
 					"node", n.Node, "toDo", "pleach node add "+n.Node+" --key '"+n.signer.AuthorizedKey()+"'")
 			}

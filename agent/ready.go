@@ -12,22 +12,32 @@ import (
 
 // readiness says whether the node can run pods, and since when it is so.
 type readiness struct {
+	runtime func() error // what is wrong with the runtime
+
 	mu    sync.Mutex
-	lacks string // "" when ready
+	waits string // what the start waits for; "" when it is done
+	lacks string // as last told; "" when ready
 	since time.Time
 }
 
-func (r *readiness) set(lacks string) {
+// await says what the agent's start waits for; "" ends the start.
+func (r *readiness) await(what string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.since.IsZero() || r.lacks != lacks {
-		r.lacks, r.since = lacks, time.Now()
-	}
+	r.waits = what
 }
 
+// get returns what the node lacks to run pods, "" for nothing.
 func (r *readiness) get() (lacks string, since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	lacks = r.waits
+	if err := r.runtime(); lacks == "" && err != nil {
+		lacks = err.Error()
+	}
+	if r.since.IsZero() || lacks != r.lacks {
+		r.lacks, r.since = lacks, time.Now()
+	}
 	return r.lacks, r.since
 }
 

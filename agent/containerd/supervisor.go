@@ -123,6 +123,20 @@ func (s *Supervisor) Ready(ctx context.Context) error {
 	}
 }
 
+// Err is nil while containerd answers, and otherwise says what is in the way.
+func (s *Supervisor) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ready:
+		return nil
+	case s.since != nil:
+		return fmt.Errorf("containerd is not ready: %w", s.since)
+	default:
+		return errors.New("containerd is not ready yet")
+	}
+}
+
 func (s *Supervisor) set(ready bool, since error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
