@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 )
@@ -39,5 +38,5 @@ func (t task) Fatalf(format string, a ...any) {
 	if err := t.ctx.Err(); err != nil {
 		panic(failure{err})
 	}
-	panic(failure{errors.New(fmt.Sprintf(format, a...))})
+	panic(failure{fmt.Errorf(format, a...)})
 }
