@@ -1,0 +1,260 @@
+package agent
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/agent/api"
+	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/state"
+)
+
+func TestConfigNamesEverythingThatIsWrong(t *testing.T) {
+	c := Config{Introduction: "main", PollInterval: time.Millisecond}
+	err := c.complete()
+	if err == nil {
+		t.Fatal("an empty configuration was taken")
+	}
+	for _, want := range []string{"--remote", "--introduction", `got "main"`, "--poll-interval"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not name %s", err, want)
+		}
+	}
+	c = Config{Remote: "file:///r", Introduction: strings.Repeat("0a", 20), Node: "n1"}
+	if err := c.complete(); err != nil || c.Dir != DefaultDir || c.PollInterval != DefaultPollInterval {
+		t.Errorf("%v, %+v", err, c)
+	}
+}
+
+func TestBootsAreCounted(t *testing.T) {
+	dir := t.TempDir()
+	for want := int64(1); want <= 3; want++ {
+		if got, err := nextBoot(dir); err != nil || got != want {
+			t.Fatalf("boot %d, %v, want %d", got, err, want)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "boot"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nextBoot(dir); err == nil || !strings.Contains(err.Error(), "want a whole number") {
+		t.Errorf("a damaged counter: %v", err)
+	}
+}
+
+func TestOneAgentADirectory(t *testing.T) {
+	dir := t.TempDir()
+	first, err := lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock(dir); err == nil || !strings.Contains(err.Error(), "another agent") {
+		t.Errorf("second agent: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReadinessSaysSinceWhen(t *testing.T) {
+	var broken error
+	r := readiness{runtime: func() error { return broken }}
+	r.await("the agent is starting")
+	if err := r.err(); err == nil || err.Error() != "the agent is starting" {
+		t.Errorf("at the start: %v", err)
+	}
+	r.await("")
+	if err := r.err(); err != nil {
+		t.Errorf("started: %v", err)
+	}
+	_, since := r.get()
+	if _, again := r.get(); again != since {
+		t.Error("the moment moved although nothing changed")
+	}
+	broken = errors.New("containerd is away")
+	if lacks, later := r.get(); lacks != "containerd is away" || later.Before(since) {
+		t.Errorf("%q since %v", lacks, later)
+	}
+}
+
+// fakePods runs pods in a map.
+type fakePods struct {
+	pods    map[types.UID]*corev1.Pod
+	refuse  error
+	changed chan struct{}
+	configs int
+}
+
+func (f *fakePods) Start(pod *corev1.Pod) error {
+	if f.refuse != nil {
+		return f.refuse
+	}
+	if f.pods[pod.UID] == nil {
+		f.pods[pod.UID] = pod.DeepCopy()
+	}
+	return nil
+}
+
+func (f *fakePods) Stop(uid types.UID, _ string) error { delete(f.pods, uid); return nil }
+
+func (f *fakePods) Pods() []*corev1.Pod {
+	return slices.SortedFunc(maps.Values(f.pods), func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+}
+func (f *fakePods) Changed() <-chan struct{} { return f.changed }
+func (f *fakePods) ConfigChanged()           { f.configs++ }
+
+func (f *fakePods) ready() {
+	for uid, pod := range f.pods {
+		pod = pod.DeepCopy()
+		pod.Status.Phase = corev1.PodRunning
+		pod.Status.PodIP = "10.1.0.2"
+		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Unix(1, 0)}}
+		f.pods[uid] = pod
+	}
+}
+
+func newDecider(t *testing.T, pods podRuntime) (d *decider, published *map[string][]byte) {
+	t.Helper()
+	store := state.New()
+	metrics, err := api.NewMetrics(prometheus.NewRegistry(), store, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	published = new(map[string][]byte)
+	room := corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("110"),
+	}
+	return &decider{
+		node: "n1", boot: 1, pods: pods, store: store, metrics: metrics, log: slog.New(slog.DiscardHandler),
+		self: func() reconcile.Document {
+			return reconcile.Document{Allocatable: room, Conditions: []corev1.NodeCondition{nodeReady("", "", time.Unix(1, 0))}}
+		},
+		publish:  func(files map[string][]byte) { *published = files },
+		starting: map[types.UID]time.Time{},
+	}, published
+}
+
+func acceptedWith(replicas int32) *gitsync.Accepted {
+	commit := reconcile.Commit{ID: strings.Repeat("ab", 20), Level: 2}
+	template := corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}},
+		Spec: corev1.PodSpec{
+			RestartPolicy: corev1.RestartPolicyAlways, Containers: []corev1.Container{{Name: "web", Image: "web:1"}},
+		},
+	}
+	web := &appsv1.Deployment{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "web-uid", Generation: 1},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Template: template, Selector: &metav1.LabelSelector{MatchLabels: template.Labels},
+			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType},
+		},
+	}
+	a := &gitsync.Accepted{
+		Head: commit, ClusterCommit: commit,
+		Nodes: []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}},
+		Apps: []gitsync.App{{Name: "shop", Commit: commit, Objects: []reconcile.Object{{
+			Source: reconcile.Source{App: "shop", Path: "shop/web.yaml", Line: 1}, Commit: commit, Object: web,
+			Templates: []reconcile.Template{{Revision: "abcdefghij", Commit: commit, Spec: template}},
+		}}}},
+	}
+	a.Cluster.Name = "orchard"
+	a.Cluster.Spec.Apps = []v1alpha1.App{{Name: "shop", Path: "shop"}}
+	return a
+}
+
+func TestPassStartsScalesAndReports(t *testing.T) {
+	pods := &fakePods{pods: map[types.UID]*corev1.Pod{}, changed: make(chan struct{}, 1)}
+	d, published := newDecider(t, pods)
+	now := time.Unix(1_800_000_000, 0)
+	pass := func() {
+		t.Helper()
+		now = now.Add(time.Second)
+		if _, err := d.pass(d.store.Snapshot(), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	pass()
+	if len(pods.pods) != 0 || *published != nil {
+		t.Fatal("something was done before anything was accepted")
+	}
+	d.store.SetAccepted(acceptedWith(3))
+	pass()
+	if len(pods.pods) != 3 || pods.configs != 1 {
+		t.Fatalf("%d pods, %d reloads, want 3 and 1", len(pods.pods), pods.configs)
+	}
+	pods.ready()
+	pass()
+	first := d.author.document.Seq
+	pass()
+	if d.author.document.Seq != first {
+		t.Error("a document that says nothing new got a new number")
+	}
+	if readme := string((*published)["README.md"]); !strings.Contains(readme, "| default | deployment/web | 3/3 |") {
+		t.Errorf("README.md:\n%s", readme)
+	}
+	if files := slices.Sorted(maps.Keys(*published)); !slices.Contains(files, "status/n1.json") || !slices.Contains(files, "workloads/default/deployment/web.yaml") {
+		t.Errorf("published %v", files)
+	}
+
+	d.store.SetAccepted(acceptedWith(1))
+	pass()
+	if len(pods.pods) != 1 {
+		t.Errorf("%d pods after scaling down, want 1", len(pods.pods))
+	}
+	if events := d.store.Snapshot().Events(); len(events) != 5 {
+		t.Errorf("%d events, want 3 of starts and 2 of stops", len(events))
+	}
+}
+
+func TestActionThatFailedIsAskedForAgain(t *testing.T) {
+	pods := &fakePods{pods: map[types.UID]*corev1.Pod{}, refuse: errors.New("no space left on device"), changed: make(chan struct{}, 1)}
+	d, _ := newDecider(t, pods)
+	d.store.SetAccepted(acceptedWith(2))
+	now := time.Unix(1_800_000_000, 0)
+	if _, err := d.pass(d.store.Snapshot(), now); err == nil || !strings.Contains(err.Error(), "no space") {
+		t.Errorf("pass: %v", err)
+	}
+	pods.refuse = nil
+	if _, err := d.pass(d.store.Snapshot(), now.Add(time.Second)); err != nil || len(pods.pods) != 2 {
+		t.Errorf("second pass: %v, %d pods", err, len(pods.pods))
+	}
+}
+
+func TestObserveReadsWhatKubectlShows(t *testing.T) {
+	pod := &corev1.Pod{Status: corev1.PodStatus{
+		Phase: corev1.PodPending,
+		InitContainerStatuses: []corev1.ContainerStatus{{Name: "init", RestartCount: 2, State: corev1.ContainerState{
+			Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 20s"}}}},
+		ContainerStatuses: []corev1.ContainerStatus{{Name: "web", RestartCount: 1, State: corev1.ContainerState{
+			Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}}},
+	}}
+	var i reconcile.Instance
+	observe(&i, pod)
+	if i.Phase != corev1.PodPending || i.Ready || i.Restarts != 3 || i.Reason != "CrashLoopBackOff" || i.Message != "container init: back-off 20s" {
+		t.Errorf("%+v", i)
+	}
+}
