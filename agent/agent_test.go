@@ -248,9 +248,11 @@ func TestObserveReadsWhatKubectlShows(t *testing.T) {
 	pod := &corev1.Pod{Status: corev1.PodStatus{
 		Phase: corev1.PodPending,
 		InitContainerStatuses: []corev1.ContainerStatus{{Name: "init", RestartCount: 2, State: corev1.ContainerState{
-			Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 20s"}}}},
+			Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 20s"},
+		}}},
 		ContainerStatuses: []corev1.ContainerStatus{{Name: "web", RestartCount: 1, State: corev1.ContainerState{
-			Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}}},
+			Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"},
+		}}},
 	}}
 	var i reconcile.Instance
 	observe(&i, pod)
