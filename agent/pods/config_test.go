@@ -3,6 +3,8 @@ package pods
 import (
 	"reflect"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -160,4 +162,16 @@ func TestFields(t *testing.T) {
 			t.Errorf("%s in %s: %q, %v; want %q", c.resource, c.divisor, got, err, c.want)
 		}
 	}
+}
+
+func TestHostNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, nil)
+		n.start(newPod("web", func(p *corev1.Pod) { p.Spec.HostNetwork = true }))
+		n.within(time.Second, "ready", func() bool { return isReady(n.pod("web")) })
+		if ip := n.pod("web").Status.PodIP; ip != "192.0.2.1" {
+			t.Errorf("the pod's address is %s, want the node's", ip)
+		}
+		n.end()
+	})
 }

@@ -111,10 +111,8 @@ func (w *worker) sandboxConfig(attempt uint32) (*runtimeapi.PodSandboxConfig, er
 	if w.m.groups != nil {
 		config.Linux.CgroupParent = w.m.groups.Path(pod.UID, QOSClass(pod))
 	}
-	if !pod.Spec.HostNetwork {
+	if !pod.Spec.HostNetwork { // with the host's network a pod has the host's name, which nobody may set
 		config.Hostname = w.hostname()
-	} else if name, err := os.Hostname(); err == nil {
-		config.Hostname = name
 	}
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		for _, p := range c.Ports {

@@ -3,6 +3,7 @@ package fakecri
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -79,6 +80,10 @@ func (c *Client) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandbo
 				return err
 			}
 		}
+		host := config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE
+		if host && config.GetHostname() != "" {
+			return errors.New("unable to set hostname without a private UTS namespace")
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for _, s := range r.sandboxes {
@@ -93,7 +98,7 @@ func (c *Client) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandbo
 			Network: &runtimeapi.PodSandboxNetworkStatus{}, Labels: config.GetLabels(), Annotations: config.GetAnnotations(),
 			RuntimeHandler: handler,
 		}
-		if config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() != runtimeapi.NamespaceMode_NODE {
+		if !host {
 			status.Network.Ip = fmt.Sprintf("10.0.%d.%d", r.serial/250, r.serial%250+1)
 		}
 		r.sandboxes[id] = &sandbox{status: status, config: config}
