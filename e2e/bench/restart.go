@@ -33,7 +33,7 @@ func (f *flock) restart() error {
 		if _, err := f.startAgent(); err != nil {
 			return err
 		}
-		if err := f.await("re-adopt the pods", func(ctx context.Context) error { return f.adopted(ctx, d, n) }); err != nil {
+		if err := f.await("re-adopt the pods", func(ctx context.Context) error { return f.adopted(ctx, d, n, began) }); err != nil {
 			return err
 		}
 		took = append(took, time.Since(began))
@@ -54,21 +54,28 @@ func (f *flock) restart() error {
 	return f.remove(d)
 }
 
-// adopted asks for the pods as this agent has observed them: its status says so once it has looked at
-// each, and not only read of it.
-func (f *flock) adopted(ctx context.Context, d deployment, n int) error {
+// adopted tells whether the agent that was started at a time shows all pods ready and has looked at
+// each: what it shows at first is what the one before wrote down.
+func (f *flock) adopted(ctx context.Context, d deployment, n int, began time.Time) error {
 	pods, err := f.pods(ctx, d)
 	if err != nil {
 		return err
 	}
-	ready := 0
+	ready, looked := 0, 0
 	for _, p := range pods {
 		if isReady(p) {
 			ready++
 		}
 	}
-	if ready < n {
-		return fmt.Errorf("%d of %d pods are ready", ready, n)
+	if err := f.agentLog(began, func(_ time.Time, v map[string]string) {
+		if v["msg"] == `"observed for the first time"` {
+			looked++
+		}
+	}); err != nil {
+		return err
+	}
+	if ready < n || looked < n {
+		return fmt.Errorf("%d of %d pods are ready, %d were looked at", ready, n, looked)
 	}
 	return nil
 }
