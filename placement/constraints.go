@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -10,22 +11,78 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
-// Constraints are the rules of a pod about nodes, resources aside.
+// Constraints are the rules of a pod about nodes and about other pods, resources aside.
 type Constraints struct {
-	NodeSelector map[string]string                `json:"s,omitempty"`
-	Required     *corev1.NodeSelector             `json:"r,omitempty"`
-	Preferred    []corev1.PreferredSchedulingTerm `json:"p,omitempty"`
-	Tolerations  []corev1.Toleration              `json:"t,omitempty"`
+	NodeSelector map[string]string
+	Required     *corev1.NodeSelector
+	Preferred    []corev1.PreferredSchedulingTerm
+	Tolerations  []corev1.Toleration
+
+	// Namespace and Labels are the pod's own: what the rules of other pods select it by.
+	Namespace    string
+	Labels       map[string]string
+	Affinity     *corev1.PodAffinity
+	AntiAffinity *corev1.PodAntiAffinity
+	Spread       []corev1.TopologySpreadConstraint
+	HostPorts    []HostPort
+	// NeverPreempts is preemptionPolicy Never.
+	NeverPreempts bool
 }
 
-// ConstraintsOf returns the constraints of a pod; they share memory with spec.
-func ConstraintsOf(spec *corev1.PodSpec) *Constraints {
-	c := &Constraints{NodeSelector: spec.NodeSelector, Tolerations: spec.Tolerations}
-	if spec.Affinity != nil && spec.Affinity.NodeAffinity != nil {
-		c.Required = spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
-		c.Preferred = spec.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution
+// HostPort is a port of the node that a pod opens.
+type HostPort struct {
+	IP       string // "0.0.0.0" is every address
+	Protocol corev1.Protocol
+	Port     int32
+}
+
+// ConstraintsOf returns the constraints of a pod; they share memory with meta and spec. Of meta,
+// namespace and labels are read, the latter as the running pod has them.
+func ConstraintsOf(meta *metav1.ObjectMeta, spec *corev1.PodSpec) *Constraints {
+	c := &Constraints{
+		NodeSelector: spec.NodeSelector, Tolerations: spec.Tolerations, Namespace: meta.Namespace, Labels: meta.Labels,
+		Spread: spec.TopologySpreadConstraints, HostPorts: hostPorts(spec),
+		NeverPreempts: spec.PreemptionPolicy != nil && *spec.PreemptionPolicy == corev1.PreemptNever,
+	}
+	if a := spec.Affinity; a != nil {
+		c.Affinity, c.AntiAffinity = a.PodAffinity, a.PodAntiAffinity
+		if a.NodeAffinity != nil {
+			c.Required = a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+			c.Preferred = a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution
+		}
 	}
 	return c
+}
+
+// hostPorts lists the host ports of the containers that run as long as the pod does. On the host's
+// network every port is one.
+func hostPorts(spec *corev1.PodSpec) []HostPort {
+	var out []HostPort
+	add := func(c *corev1.Container) {
+		for _, p := range c.Ports {
+			h := HostPort{cmp.Or(p.HostIP, "0.0.0.0"), cmp.Or(p.Protocol, corev1.ProtocolTCP), p.HostPort}
+			if spec.HostNetwork {
+				h.Port = cmp.Or(h.Port, p.ContainerPort)
+			}
+			if h.Port > 0 {
+				out = append(out, h)
+			}
+		}
+	}
+	for i := range spec.InitContainers {
+		if r := spec.InitContainers[i].RestartPolicy; r != nil && *r == corev1.ContainerRestartPolicyAlways {
+			add(&spec.InitContainers[i])
+		}
+	}
+	for i := range spec.Containers {
+		add(&spec.Containers[i])
+	}
+	return out
+}
+
+// conflicts reports whether two pods cannot open both ports on one node.
+func (h HostPort) conflicts(o HostPort) bool {
+	return h.Port == o.Port && h.Protocol == o.Protocol && (h.IP == o.IP || h.IP == "0.0.0.0" || o.IP == "0.0.0.0")
 }
 
 // Admits says why a new pod may not start on the node, in the scheduler's words; "" when it may.
@@ -43,15 +100,16 @@ func (c *Constraints) Keeps(n *Node) bool {
 	return !evicted
 }
 
-// fingerprint is equal for constraints that are written alike.
-func (c *Constraints) fingerprint() string {
-	if c == nil {
-		return "{}"
-	}
-	b, err := json.Marshal(c)
+// nodeRules is the text of the rules about nodes alone, equal for rules that are written alike.
+func (c *Constraints) nodeRules() string {
+	return text(c.NodeSelector, c.Required, c.Preferred, c.Tolerations)
+}
+
+// text is equal for parts that are written alike.
+func text(parts ...any) string {
+	b, err := json.Marshal(parts)
 	if err != nil {
-		// Plain structs of strings and numbers always encode; a pointer keeps the class apart.
-		return fmt.Sprintf("%p", c)
+		panic(err) // strings, numbers and structs of them always encode
 	}
 	return string(b)
 }
@@ -69,9 +127,6 @@ func (c *Constraints) untolerated(taints []corev1.Taint, effects ...corev1.Taint
 }
 
 func (c *Constraints) tolerates(taint corev1.Taint) bool {
-	if c == nil {
-		return false
-	}
 	for _, t := range c.Tolerations {
 		if tolerates(t, taint) {
 			return true
@@ -106,6 +161,9 @@ func tolerates(t corev1.Toleration, taint corev1.Taint) bool {
 	}
 }
 
+// cordon is the taint that Kubernetes gives to nodes with spec.unschedulable.
+var cordon = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
+
 // matcher is constraints with their selectors parsed.
 type matcher struct {
 	c         *Constraints
@@ -114,9 +172,6 @@ type matcher struct {
 }
 
 func newMatcher(c *Constraints) matcher {
-	if c == nil {
-		c = &Constraints{}
-	}
 	m := matcher{c: c}
 	var affinity *corev1.Affinity
 	if c.Required != nil {
@@ -136,7 +191,7 @@ func (m matcher) admits(n *Node, affinity *corev1.Node) string {
 	if n.Gone {
 		return taintReason(corev1.Taint{Key: corev1.TaintNodeUnreachable})
 	}
-	if n.Unschedulable && !m.c.tolerates(corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}) {
+	if n.Unschedulable && !m.c.tolerates(cordon) {
 		return "node(s) were unschedulable"
 	}
 	if t, ok := m.c.untolerated(n.Taints, corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute); ok {

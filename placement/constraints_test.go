@@ -75,7 +75,7 @@ func TestConstraintsAgreeWithKubernetes(t *testing.T) {
 		default:
 			admitted++
 		}
-		if got := ConstraintsOf(&pod.Spec).Admits(&n); got != want {
+		if got := ConstraintsOf(&pod.ObjectMeta, &pod.Spec).Admits(&n); got != want {
 			t.Fatalf("node %+v, pod %+v: got %q, want %q", n, pod.Spec, got, want)
 		}
 	}

@@ -5,9 +5,14 @@ import (
 	"slices"
 )
 
-// finder walks a slot's nodes in rendezvous order. It keeps its buffer between slots.
+// shareSteps is the resolution in which loads are compared: nodes whose share differs by less than
+// a step are alike, and rendezvous order decides, so that a small change of load moves little.
+const shareSteps = 32
+
+// finder walks a slot's nodes in rendezvous order. It keeps its buffers between slots.
 type finder struct {
-	order []entrant
+	order  []entrant
+	scored []candidate
 }
 
 type entrant struct {
@@ -16,21 +21,34 @@ type entrant struct {
 	node   int32
 }
 
-// find fills ranked with the first nodes that have room: the least loaded one of the first tier
-// that has any, then the others in rendezvous order. It reports whether there was one.
-func (f *finder) find(p *planner, c *class, need []int64, hash uint64, ranked []int32) bool {
+func (e entrant) compare(o entrant) int {
+	switch {
+	case e.cost != o.cost:
+		return cmp.Compare(e.cost, o.cost)
+	case e.ticket != o.ticket:
+		return cmp.Compare(o.ticket, e.ticket)
+	}
+	return cmp.Compare(e.node, o.node)
+}
+
+// find fills the slot's ranking with the first nodes that it may go to: the least loaded one of the
+// first tier that has any, then the others in rendezvous order. It reports whether there was one.
+func (f *finder) find(p *Planner, s *place) bool {
+	if s.kind.scored() {
+		return f.findScored(p, s)
+	}
 	n := 0
-	for t := range c.tiers {
-		f.rank(p, &c.tiers[t], need, hash)
+	for t := range s.kind.class.tiers {
+		f.rank(p, s, &s.kind.class.tiers[t])
 		from := n
-		for _, e := range f.order[:min(len(f.order), len(ranked)-n)] {
-			ranked[n] = e.node
+		for _, e := range f.order[:min(len(f.order), choices-n)] {
+			s.ranked[n] = e.node
 			n++
 		}
 		if from == 0 && n > 0 {
-			lightest(p, need, ranked[:n])
+			p.lightest(s, n)
 		}
-		if n == len(ranked) {
+		if n == choices {
 			break
 		}
 	}
@@ -40,8 +58,8 @@ func (f *finder) find(p *planner, c *class, need []int64, hash uint64, ranked []
 // rank puts the first nodes with room of a tier into f.order, by cost. The first few of each group
 // are enough, and within a group the larger ticket has the smaller cost, so that logarithms are
 // taken of those alone.
-func (f *finder) rank(p *planner, t *tier, need []int64, hash uint64) {
-	a, b := hash, mix(hash+0x9e3779b97f4a7c15)|1
+func (f *finder) rank(p *Planner, s *place, t *tier) {
+	a, b := s.hash, mix(s.hash+0x9e3779b97f4a7c15)|1
 	f.order = f.order[:0]
 	for gi := range t.groups {
 		g := &t.groups[gi]
@@ -54,7 +72,7 @@ func (f *finder) rank(p *planner, t *tier, need []int64, hash uint64) {
 				continue
 			}
 			// Few get here, however many nodes are full: only those better than the best so far.
-			if !p.fits(g.nodes[i], need) {
+			if !p.hasRoom(s, g.nodes[i]) {
 				continue
 			}
 			j := min(n, choices-1)
@@ -71,24 +89,116 @@ func (f *finder) rank(p *planner, t *tier, need []int64, hash uint64) {
 			f.order = append(f.order, e)
 		}
 	}
-	slices.SortFunc(f.order, func(x, y entrant) int {
-		switch {
-		case x.cost != y.cost:
-			return cmp.Compare(x.cost, y.cost)
-		case x.ticket != y.ticket:
-			return cmp.Compare(y.ticket, x.ticket)
-		}
-		return cmp.Compare(x.node, y.node)
-	})
+	slices.SortFunc(f.order, entrant.compare)
 }
 
-// lightest moves the node with the lowest share to the front; among equals the first stays ahead.
-func lightest(p *planner, need []int64, ranked []int32) {
-	best, low := 0, p.share(ranked[0], need)
-	for i := 1; i < len(ranked); i++ {
-		if s := p.share(ranked[i], need); s < low {
-			best, low = i, s
+// candidate is a feasible node of a slot that prefers nodes for the pods there.
+type candidate struct {
+	entrant
+	weight     int64
+	score      int64 // of the rules about nodes
+	attraction int64
+	crowd      int64
+	unlabelled bool // lacks a label of soft spreading
+}
+
+// findScored is find for slots whose preference among nodes changes with the pods there: it scores
+// all feasible nodes as the scheduler does, pods' affinity and spreading each with weight 2.
+func (f *finder) findScored(p *Planner, s *place) bool {
+	a, b := s.hash, mix(s.hash+0x9e3779b97f4a7c15)|1
+	f.scored = f.scored[:0]
+	for ti := range s.kind.class.tiers {
+		t := &s.kind.class.tiers[ti]
+		for gi := range t.groups {
+			g := &t.groups[gi]
+			for i, n := range g.nodes {
+				if !p.hasRoom(s, n) {
+					continue
+				}
+				c := candidate{entrant: entrant{ticket: draw(a, b, g.hashes[i]), node: n}, weight: g.weight, score: t.score, attraction: s.kind.attraction(n)}
+				crowd, ok := s.kind.crowd(n)
+				c.crowd, c.unlabelled = crowd, !ok
+				f.scored = append(f.scored, c)
+			}
 		}
 	}
-	first(ranked, ranked[best])
+	if len(f.scored) == 0 {
+		return false
+	}
+	normalise(f.scored, len(s.kind.soft) > 0)
+	top := f.scored[:0:0]
+	for _, c := range f.scored {
+		if len(top) == choices && c.score < top[choices-1].score {
+			continue
+		}
+		c.cost = cost(c.ticket, c.weight)
+		at, _ := slices.BinarySearchFunc(top, c, func(x, y candidate) int {
+			return cmp.Or(cmp.Compare(y.score, x.score), x.compare(y.entrant))
+		})
+		if at < choices {
+			top = slices.Insert(top, at, c)[:min(len(top)+1, choices)]
+		}
+	}
+	alike := 0
+	for i, c := range top {
+		s.ranked[i] = c.node
+		if c.score == top[0].score {
+			alike++
+		}
+	}
+	p.lightest(s, alike)
+	return true
+}
+
+// normalise adds the two scores of pods, each scaled to 100 over the feasible nodes.
+func normalise(list []candidate, spreads bool) {
+	near, far := list[0].attraction, list[0].attraction
+	var most int64
+	least := int64(-1)
+	for _, c := range list {
+		near, far = max(near, c.attraction), min(far, c.attraction)
+		if !c.unlabelled {
+			most = max(most, c.crowd)
+			if least < 0 || c.crowd < least {
+				least = c.crowd
+			}
+		}
+	}
+	for i := range list {
+		c := &list[i]
+		if near > far {
+			c.score += 2 * (100 * (c.attraction - far) / (near - far))
+		}
+		switch {
+		case !spreads || c.unlabelled:
+		case most == 0:
+			c.score += 2 * 100
+		default:
+			c.score += 2 * (100 * (most + least - c.crowd) / most)
+		}
+	}
+}
+
+// lightest moves the node with the lowest share of the first n to the front; among equals the first
+// stays ahead.
+func (p *Planner) lightest(s *place, n int) {
+	best, low := 0, p.share(s.ranked[0], s.shape.need)
+	for i := 1; i < n; i++ {
+		if share := p.share(s.ranked[i], s.shape.need); share < low {
+			best, low = i, share
+		}
+	}
+	first(s.ranked[:], s.ranked[best])
+}
+
+// share is the node's dominant share in steps once need is placed there.
+func (p *Planner) share(n int32, need []int64) int64 {
+	at := int(n) * len(need)
+	var top int64
+	for r, v := range need {
+		if alloc := p.alloc[at+r]; alloc > 0 && (r < extended || v > 0) {
+			top = max(top, (alloc-p.free[at+r]+v)*shareSteps/alloc)
+		}
+	}
+	return top
 }

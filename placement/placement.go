@@ -7,7 +7,10 @@
 // The plan is sticky: a slot stays on the node that holds it while that is legal. The other slots
 // look at their first feasible nodes in weighted rendezvous order (straw2 of CRUSH, Weil 2006) and
 // take the one that is least loaded afterwards. So the loss of a node moves its own slots, and a
-// new node moves none.
+// new node moves none. What is feasible is what the Kubernetes scheduler's default filters say, and
+// its scores for preferences come before the load.
+//
+// A [Planner] keeps its state between plans, so that a change costs what it touches.
 package placement
 
 import (
@@ -26,6 +29,8 @@ type Input struct {
 	Nodes []Node // names are unique
 	Slots []Slot // keys are unique
 	Held  []Held
+	// Namespaces maps names of namespaces to their labels, for namespaceSelector.
+	Namespaces map[string]map[string]string
 }
 
 // Node is one machine as the cluster last agreed on it.
@@ -64,8 +69,13 @@ type Slot struct {
 // Held is room on a node taken by something that is no slot of the plan: a pod that is
 // terminating, or the older one of two while an update surges.
 type Held struct {
-	Node     string
-	Requests Resources
+	Node        string
+	Requests    Resources
+	Constraints *Constraints // of the pod; nil when unknown
+	Priority    int32
+	// Leaving says that the pod is terminating. Spreading does not count it, and who may preempt it
+	// waits for its room.
+	Leaving bool
 }
 
 // Assignment binds one slot to one node, or says why it has none.
@@ -77,6 +87,12 @@ type Assignment struct {
 	Candidates []string
 	Reason     string // as the Kubernetes scheduler words it; "" when placed
 	Kept       bool   // the slot stays on the node that runs it
+	// Nominated is the node whose room a slot without a node waits for, until pods of lower priority
+	// have ended there.
+	Nominated string
+	// PreemptedBy is the key of the slot of higher priority that takes this one's room: the pod that
+	// runs it must end. A slot that is not claimed is planned elsewhere instead.
+	PreemptedBy string
 }
 
 // Result holds one assignment for every slot, sorted by key.
@@ -95,11 +111,7 @@ func (r Result) Find(key string) (Assignment, bool) {
 
 // Plan assigns every slot.
 func Plan(in Input) Result {
-	p := newPlanner(in)
-	p.keep()
-	for _, s := range p.order() {
-		p.place(s)
-	}
-	p.pin()
-	return p.result()
+	p := NewPlanner(in)
+	p.Plan()
+	return p.Result()
 }

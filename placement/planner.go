@@ -2,12 +2,9 @@ package placement
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"math/bits"
 	"slices"
-	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -21,51 +18,64 @@ const (
 	extended
 )
 
-// shareSteps is the resolution in which loads are compared: nodes whose share differs by less than
-// a step are alike, and rendezvous order decides, so that a small change of load moves little.
-const shareSteps = 32
+// Planner plans again and again. Its plans are those that Plan makes of the same input from nothing,
+// at the cost of what has changed and of the slots that are open. It is for one goroutine.
+//
+// Nodes and slots go by index. What is settled (held room, and slots that go on where they run) is
+// counted always; what a plan adds to that is undone before the next.
+type Planner struct {
+	nodes      []Node // by name at first; never removed
+	byName     map[string]int32
+	hashes     []uint64 // of the nodes' names
+	names      []corev1.ResourceName
+	alloc      []int64 // node × resource
+	free       []int64 // node × resource
+	total      []int64
+	ports      [][]HostPort // in use, per node
+	on         [][]int32    // slots per node, in no order
+	namespaces map[string]map[string]string
 
-// planner is one run of Plan. Nodes and slots go by their index in name and key order.
-type planner struct {
-	nodes  []Node
-	byName map[string]int32
-	hashes []uint64 // of the nodes' names
-	names  []corev1.ResourceName
-	alloc  []int64 // node × resource
-	free   []int64 // node × resource
-	total  []int64
+	slots []place
+	byKey map[string]int32
+	spare []int32 // indexes of slots that are no more
+	open  map[int32]bool
+	held  []holding
 
-	slots   []Slot
-	hash    []uint64 // of the slots' keys
-	class   []*class
-	shape   []*shape
-	node    []int32 // of each slot, -1 when none
-	kept    []bool
-	ranked  []int32 // choices per slot, -1 filled
-	classes map[string]*class
-	shapes  map[string]*shape
-	best    finder
+	classes    map[string]*class
+	shapes     map[shapeKey]*shape
+	kinds      map[string]*kind
+	byPointer  map[*Constraints]*kind // while input is read
+	topologies map[string]*topology
+	counters   map[string]*counter
+	countings  map[string][]counting // by a label that the selected pods have
+	readers    map[string][]reader   // likewise
+	byLabel    map[string][]*kind
+	serial     int // of kinds
+	dead       int // kinds without slots
+
+	pass pass
+	best finder
 }
 
-// class is a set of slots with equal constraints: the filters run once for all of them.
-type class struct {
-	id       int
-	matcher  matcher
-	reasons  []string // per node; "" where feasible
-	feasible int
-	tiers    []tier // most preferred first
+// place is a slot and where it is planned.
+type place struct {
+	Slot
+	hash   uint64 // of the key
+	kind   *kind
+	shape  *shape
+	node   int32 // -1 when none
+	kept   bool
+	ranked [choices]int32 // -1 filled
+	waits  bool           // for the room on node, until pods have ended there
+	by     int32          // the slot that preempts this one; -1 when none
 }
 
-// tier holds feasible nodes that are preferred alike, in groups of equal weight.
-type tier struct {
-	score  int64
-	groups []group
-}
-
-type group struct {
-	weight int64
-	nodes  []int32
-	hashes []uint64
+// holding is held room on a known node.
+type holding struct {
+	Held
+	node int32
+	kind *kind
+	need []int64
 }
 
 // shape is a set of slots with equal requests.
@@ -73,31 +83,41 @@ type shape struct {
 	id   int
 	need []int64
 	size uint64 // dominant share of the whole flock, as a fraction of 2^32
-	// full holds the classes in which no node has room left. Room only shrinks while slots are
-	// placed, so this stays true.
-	full map[int]bool
+	// full holds the classes in which no node has had room left, as of a number of the pass. Room
+	// only shrinks while the number stays.
+	full map[int]int
 }
 
-func newPlanner(in Input) *planner {
-	p := &planner{
-		nodes:   slices.SortedFunc(slices.Values(in.Nodes), func(a, b Node) int { return cmp.Compare(a.Name, b.Name) }),
-		slots:   make([]Slot, len(in.Slots)),
-		byName:  make(map[string]int32, len(in.Nodes)),
-		classes: map[string]*class{},
-		shapes:  map[string]*shape{},
+// shapeKey tells shapes apart. Extended is "" for most.
+type shapeKey struct {
+	cpu, memory, ephemeral, pods int64
+	extended                     string
+}
+
+// NewPlanner returns a planner of the input. It keeps the input's constraints and labels, which may
+// not be changed afterwards.
+func NewPlanner(in Input) *Planner {
+	p := &Planner{
+		nodes:      slices.SortedFunc(slices.Values(in.Nodes), func(a, b Node) int { return cmp.Compare(a.Name, b.Name) }),
+		byName:     make(map[string]int32, len(in.Nodes)),
+		ports:      make([][]HostPort, len(in.Nodes)),
+		on:         make([][]int32, len(in.Nodes)),
+		namespaces: in.Namespaces,
+		slots:      make([]place, 0, len(in.Slots)),
+		byKey:      make(map[string]int32, len(in.Slots)),
+		open:       map[int32]bool{},
+		classes:    map[string]*class{},
+		shapes:     map[shapeKey]*shape{},
+		kinds:      map[string]*kind{},
+		byPointer:  map[*Constraints]*kind{},
+		topologies: map[string]*topology{},
+		counters:   map[string]*counter{},
+		countings:  map[string][]counting{},
+		readers:    map[string][]reader{},
+		byLabel:    map[string][]*kind{},
 	}
-	byKey := make([]int32, len(in.Slots))
-	for i := range byKey {
-		byKey[i] = int32(i)
-	}
-	slices.SortFunc(byKey, func(a, b int32) int { return cmp.Compare(in.Slots[a].Key, in.Slots[b].Key) })
-	for i, at := range byKey {
-		p.slots[i] = in.Slots[at]
-	}
-	p.names = resourceNames(in)
-	width := len(p.names)
-	p.alloc = make([]int64, 0, len(p.nodes)*width)
-	p.total = make([]int64, width)
+	p.names = resourceNames(in.Slots)
+	p.total = make([]int64, len(p.names))
 	for i, n := range p.nodes {
 		p.byName[n.Name] = int32(i)
 		p.hashes = append(p.hashes, hashName(n.Name))
@@ -108,20 +128,22 @@ func newPlanner(in Input) *planner {
 		}
 	}
 	p.free = slices.Clone(p.alloc)
-	for _, h := range in.Held {
-		if n, ok := p.byName[h.Node]; ok {
-			p.take(n, p.vector(h.Requests))
-		}
+	for i := range in.Slots {
+		p.addSlot(in.Slots[i])
 	}
-	p.classify()
+	p.hold(in.Held)
+	for i := range p.slots {
+		p.settle(int32(i))
+	}
+	clear(p.byPointer)
 	return p
 }
 
 // resourceNames lists the resources that anybody asks for.
-func resourceNames(in Input) []corev1.ResourceName {
+func resourceNames(slots []Slot) []corev1.ResourceName {
 	more := map[corev1.ResourceName]bool{}
-	for _, s := range in.Slots {
-		for name := range s.Requests.Extended {
+	for i := range slots {
+		for name := range slots[i].Requests.Extended {
 			more[name] = true
 		}
 	}
@@ -129,7 +151,7 @@ func resourceNames(in Input) []corev1.ResourceName {
 	return append(base, slices.Sorted(maps.Keys(more))...)
 }
 
-func (p *planner) vector(r Resources) []int64 {
+func (p *Planner) vector(r Resources) []int64 {
 	v := make([]int64, len(p.names))
 	v[cpu], v[memory], v[ephemeral], v[pods] = r.MilliCPU, r.Memory, r.EphemeralStorage, r.Pods
 	for i := extended; i < len(v); i++ {
@@ -138,50 +160,27 @@ func (p *planner) vector(r Resources) []int64 {
 	return v
 }
 
-// classify finds the class and the shape of every slot.
-func (p *planner) classify() {
-	n := len(p.slots)
-	p.hash, p.class, p.shape = make([]uint64, n), make([]*class, n), make([]*shape, n)
-	p.node, p.kept, p.ranked = make([]int32, n), make([]bool, n), make([]int32, n*choices)
-	known := map[*Constraints]*class{}
-	var key []byte
-	for i := range p.slots {
-		s := &p.slots[i]
-		p.hash[i], p.node[i] = hashName(s.Key), -1
-		c, ok := known[s.Constraints]
-		if !ok {
-			c = p.classOf(s.Constraints)
-			known[s.Constraints] = c
-		}
-		p.class[i] = c
-		r := s.Requests
-		key = key[:0]
-		for _, v := range [...]int64{r.MilliCPU, r.Memory, r.EphemeralStorage, r.Pods} {
-			key = append(strconv.AppendInt(key, v, 36), ' ')
-		}
-		for _, name := range p.names[extended:] {
-			key = append(strconv.AppendInt(key, r.Extended[name], 36), ' ')
-		}
-		sh, ok := p.shapes[string(key)]
-		if !ok {
-			sh = p.shapeOf(r)
-			p.shapes[string(key)] = sh
-		}
-		p.shape[i] = sh
+func (p *Planner) shapeOf(r Resources) *shape {
+	key := shapeKey{cpu: r.MilliCPU, memory: r.Memory, ephemeral: r.EphemeralStorage, pods: r.Pods}
+	if len(r.Extended) > 0 {
+		key.extended = text(r.Extended)
 	}
-	for i := range p.ranked {
-		p.ranked[i] = -1
-	}
-}
-
-func (p *planner) shapeOf(r Resources) *shape {
-	sh := &shape{id: len(p.shapes), need: p.vector(r), full: map[int]bool{}}
-	for i, need := range sh.need {
-		if need > 0 {
-			sh.size = max(sh.size, fraction(need, p.total[i]))
-		}
+	sh, ok := p.shapes[key]
+	if !ok {
+		sh = &shape{id: len(p.shapes), need: p.vector(r), full: map[int]int{}}
+		sh.measure(p.total)
+		p.shapes[key] = sh
 	}
 	return sh
+}
+
+func (sh *shape) measure(total []int64) {
+	sh.size = 0
+	for i, need := range sh.need {
+		if need > 0 {
+			sh.size = max(sh.size, fraction(need, total[i]))
+		}
+	}
 }
 
 // fraction returns 2^32 × a/b, at most 2^32.
@@ -194,171 +193,138 @@ func fraction(a, b int64) uint64 {
 	return q
 }
 
-func (p *planner) classOf(cs *Constraints) *class {
-	key := cs.fingerprint()
-	if c, ok := p.classes[key]; ok {
-		return c
+// addSlot adds a slot, which is open until settle.
+func (p *Planner) addSlot(s Slot) int32 {
+	x := place{Slot: s, hash: hashName(s.Key), kind: p.kindOf(s.Constraints), shape: p.shapeOf(s.Requests), node: -1, by: -1}
+	x.kind.slots++
+	i := int32(len(p.slots))
+	if n := len(p.spare); n > 0 {
+		i, p.spare = p.spare[n-1], p.spare[:n-1]
+		p.slots[i] = x
+	} else {
+		p.slots = append(p.slots, x)
 	}
-	c := &class{id: len(p.classes), matcher: newMatcher(cs), reasons: make([]string, len(p.nodes))}
-	p.classes[key] = c
-	scores := make([][2]int64, len(p.nodes))
-	var top [2]int64
-	for i := range p.nodes {
-		n := &p.nodes[i]
-		a := affinityNode(n)
-		if c.reasons[i] = c.matcher.admits(n, a); c.reasons[i] != "" {
-			continue
-		}
-		c.feasible++
-		scores[i][0], scores[i][1] = c.matcher.scores(n, a)
-		top[0], top[1] = max(top[0], scores[i][0]), max(top[1], scores[i][1])
-	}
-	for i := range p.nodes {
-		if c.reasons[i] == "" {
-			c.add(p, int32(i), preference(scores[i], top))
-		}
-	}
-	slices.SortFunc(c.tiers, func(a, b tier) int { return cmp.Compare(b.score, a.score) })
-	for _, t := range c.tiers {
-		slices.SortFunc(t.groups, func(a, b group) int { return cmp.Compare(a.weight, b.weight) })
-	}
-	return c
+	p.byKey[s.Key] = i
+	p.open[i] = true
+	return i
 }
 
-// preference adds the scheduler's scores of node affinity (weight 2) and of taints to avoid
-// (weight 3), each scaled to 100 over the feasible nodes.
-func preference(score, top [2]int64) int64 {
-	total := int64(3 * 100)
-	if top[0] > 0 {
-		total += 2 * (100 * score[0] / top[0])
-	}
-	if top[1] > 0 {
-		total -= 3 * (100 * score[1] / top[1])
-	}
-	return total
+// dropSlot forgets a slot.
+func (p *Planner) dropSlot(i int32) {
+	p.unsettle(i)
+	s := &p.slots[i]
+	p.leaveKind(s.kind)
+	delete(p.byKey, s.Key)
+	delete(p.open, i)
+	p.slots[i] = place{node: -1}
+	p.spare = append(p.spare, i)
 }
 
-func (c *class) add(p *planner, n int32, score int64) {
-	t := slices.IndexFunc(c.tiers, func(t tier) bool { return t.score == score })
-	if t < 0 {
-		t = len(c.tiers)
-		c.tiers = append(c.tiers, tier{score: score})
+func (p *Planner) leaveKind(k *kind) {
+	if k.slots--; k.slots == 0 {
+		p.dead++
 	}
-	w := quantise(cmp.Or(p.nodes[n].Weight, p.nodes[n].Allocatable.MilliCPU))
-	groups := &c.tiers[t].groups
-	g := slices.IndexFunc(*groups, func(g group) bool { return g.weight == w })
-	if g < 0 {
-		g = len(*groups)
-		*groups = append(*groups, group{weight: w})
-	}
-	(*groups)[g].nodes = append((*groups)[g].nodes, n)
-	(*groups)[g].hashes = append((*groups)[g].hashes, p.hashes[n])
 }
 
-// keep gives settled slots the nodes that run them, whether or not the sum still fits: the room
-// is taken already.
-func (p *planner) keep() {
-	for i := range p.slots {
-		if s := &p.slots[i]; s.Claimed && s.Wave == 0 {
-			if n, ok := p.runs(i); ok {
-				p.node[i], p.kept[i] = n, true
-				p.take(n, p.shape[i].need)
-			}
+// settle gives a claimed slot that belongs to no wave the node that runs it, whether or not the sum
+// still fits: the room is taken already.
+func (p *Planner) settle(i int32) {
+	s := &p.slots[i]
+	if s.Claimed && s.Wave == 0 && s.node < 0 {
+		if n, ok := p.runs(i); ok {
+			p.put(i, n)
+			s.kept = true
+			delete(p.open, i)
 		}
 	}
 }
 
-// pin puts claimed slots of the waves back on the nodes that run them.
-func (p *planner) pin() {
-	for i := range p.slots {
-		if s := &p.slots[i]; s.Claimed && s.Wave != 0 {
-			if n, ok := p.runs(i); ok {
-				p.node[i], p.kept[i] = n, true
-			}
-		}
+// unsettle is the reverse.
+func (p *Planner) unsettle(i int32) {
+	if s := &p.slots[i]; s.node >= 0 {
+		p.pull(i)
+		s.kept = false
+		p.open[i] = true
 	}
 }
 
 // runs returns the node that runs a claimed slot, if it may go on there.
-func (p *planner) runs(i int) (int32, bool) {
+func (p *Planner) runs(i int32) (int32, bool) {
 	s := &p.slots[i]
 	n, ok := p.byName[s.Incumbent]
 	if !ok || s.Node != "" && s.Node != s.Incumbent {
 		return -1, false
 	}
-	return n, p.class[i].matcher.c.Keeps(&p.nodes[n])
+	return n, s.kind.c.Keeps(&p.nodes[n])
 }
 
-// order lists the slots to place: by wave, priority, fewest feasible nodes, size, and hash.
-func (p *planner) order() []int {
-	type entry struct {
-		slot, wave, feasible int
-		priority             int32
-		size, hash           uint64
-	}
-	var list []entry
-	for i := range p.slots {
-		if p.node[i] >= 0 {
-			continue
+// hold takes the room of pods that are no slots of the plan.
+func (p *Planner) hold(list []Held) {
+	for _, h := range list {
+		if n, ok := p.byName[h.Node]; ok {
+			x := holding{Held: h, node: n, kind: p.kindOf(h.Constraints), need: p.vector(h.Requests)}
+			x.kind.slots++
+			p.occupy(&x, 1)
+			p.held = append(p.held, x)
 		}
-		s := &p.slots[i]
-		e := entry{slot: i, wave: s.Wave, feasible: p.class[i].feasible, priority: s.Priority, size: p.shape[i].size, hash: p.hash[i]}
-		if s.Node != "" {
-			e.feasible = 1
-		}
-		list = append(list, e)
-	}
-	slices.SortFunc(list, func(a, b entry) int {
-		return cmp.Or(
-			cmp.Compare(a.wave, b.wave),
-			cmp.Compare(b.priority, a.priority),
-			cmp.Compare(a.feasible, b.feasible),
-			cmp.Compare(b.size, a.size),
-			cmp.Compare(a.hash, b.hash),
-			cmp.Compare(a.slot, b.slot),
-		)
-	})
-	out := make([]int, len(list))
-	for i, e := range list {
-		out[i] = e.slot
-	}
-	return out
-}
-
-// place finds a node for one slot and takes its room.
-func (p *planner) place(i int) {
-	s, c, sh := &p.slots[i], p.class[i], p.shape[i]
-	ranked := p.ranked[i*choices : (i+1)*choices]
-	if s.Node != "" {
-		if n, ok := p.byName[s.Node]; ok && c.reasons[n] == "" && p.fits(n, sh.need) {
-			ranked[0] = n
-		}
-	} else if !sh.full[c.id] {
-		found := p.best.find(p, c, sh.need, p.hash[i], ranked)
-		if !found {
-			sh.full[c.id] = true
-		}
-		if n, ok := p.byName[s.Incumbent]; ok && found && !s.Claimed && c.reasons[n] == "" && p.fits(n, sh.need) {
-			first(ranked, n)
-		}
-	}
-	if ranked[0] >= 0 {
-		p.node[i] = ranked[0]
-		p.take(ranked[0], sh.need)
 	}
 }
 
-// first moves n to the front of the ranking; what falls off its end is forgotten.
-func first(ranked []int32, n int32) {
-	at := slices.Index(ranked, n)
-	if at < 0 {
-		at = len(ranked) - 1
-	}
-	copy(ranked[1:at+1], ranked[:at])
-	ranked[0] = n
+func (p *Planner) occupy(h *holding, sign int32) {
+	p.take(h.node, h.need, int64(sign))
+	p.tally(h.kind, h.node, sign, h.Leaving)
 }
 
-func (p *planner) fits(n int32, need []int64) bool {
+// put plans a slot on a node and takes its room.
+func (p *Planner) put(i, n int32) {
+	s := &p.slots[i]
+	s.node = n
+	p.on[n] = append(p.on[n], i)
+	p.take(n, s.shape.need, 1)
+	p.tally(s.kind, n, 1, false)
+}
+
+// pull is the reverse.
+func (p *Planner) pull(i int32) {
+	s := &p.slots[i]
+	n := s.node
+	s.node = -1
+	list := p.on[n]
+	last := len(list) - 1
+	list[slices.Index(list, i)] = list[last]
+	p.on[n] = list[:last]
+	p.take(n, s.shape.need, -1)
+	p.tally(s.kind, n, -1, false)
+}
+
+func (p *Planner) take(n int32, need []int64, sign int64) {
+	free := p.free[int(n)*len(need):][:len(need)]
+	for r, v := range need {
+		free[r] -= sign * v
+	}
+}
+
+// tally counts one pod more or less, where anybody's rules look.
+func (p *Planner) tally(k *kind, n, by int32, leaving bool) {
+	k.at[n] += by
+	if leaving {
+		k.going[n] += by
+	}
+	for _, c := range k.counted {
+		if !c.spreads || !leaving {
+			c.add(n, by)
+		}
+	}
+	for _, h := range k.c.HostPorts {
+		if by > 0 {
+			p.ports[n] = append(p.ports[n], h)
+		} else {
+			p.ports[n] = slices.Delete(p.ports[n], slices.Index(p.ports[n], h), slices.Index(p.ports[n], h)+1)
+		}
+	}
+}
+
+func (p *Planner) fits(n int32, need []int64) bool {
 	free := p.free[int(n)*len(need):][:len(need)]
 	for r, v := range need {
 		if v > 0 && v > free[r] {
@@ -366,100 +332,4 @@ func (p *planner) fits(n int32, need []int64) bool {
 		}
 	}
 	return true
-}
-
-func (p *planner) take(n int32, need []int64) {
-	free := p.free[int(n)*len(need):][:len(need)]
-	for r, v := range need {
-		free[r] -= v
-	}
-}
-
-// share is the node's dominant share in steps once need is placed there.
-func (p *planner) share(n int32, need []int64) int64 {
-	at := int(n) * len(need)
-	var top int64
-	for r, v := range need {
-		if alloc := p.alloc[at+r]; alloc > 0 && (r < extended || v > 0) {
-			top = max(top, (alloc-p.free[at+r]+v)*shareSteps/alloc)
-		}
-	}
-	return top
-}
-
-func (p *planner) result() Result {
-	out := make([]Assignment, len(p.slots))
-	names := make([]string, 0, len(p.slots))
-	why := map[[3]int]string{}
-	for i := range p.slots {
-		a := Assignment{Key: p.slots[i].Key, Kept: p.kept[i]}
-		start := len(names)
-		switch n := p.node[i]; {
-		case n < 0:
-			at := [3]int{p.class[i].id, p.shape[i].id, -1}
-			if s := p.slots[i].Node; s != "" {
-				at[2] = len(p.nodes)
-				if n, ok := p.byName[s]; ok {
-					at[2] = int(n)
-				}
-			}
-			reason, ok := why[at]
-			if !ok {
-				reason = p.explain(p.class[i], p.shape[i], at[2])
-				why[at] = reason
-			}
-			a.Reason = reason
-		case p.kept[i]:
-			a.Node = p.nodes[n].Name
-			names = append(names, a.Node)
-		default:
-			a.Node = p.nodes[n].Name
-			for _, c := range p.ranked[i*choices : (i+1)*choices] {
-				if c >= 0 {
-					names = append(names, p.nodes[c].Name)
-				}
-			}
-		}
-		if len(names) > start {
-			a.Candidates = names[start:len(names):len(names)]
-		}
-		out[i] = a
-	}
-	return Result{Assignments: out}
-}
-
-// explain counts, as the scheduler's FitError does, why the nodes cannot take a slot; only is the
-// one node in question, or -1 for all.
-func (p *planner) explain(c *class, sh *shape, only int) string {
-	counts := map[string]int{}
-	nodes := 0
-	for i := range p.nodes {
-		if only >= 0 && i != only {
-			continue
-		}
-		nodes++
-		if c.reasons[i] != "" {
-			counts[c.reasons[i]]++
-			continue
-		}
-		for r, need := range sh.need {
-			if need <= 0 || need <= p.free[i*len(sh.need)+r] {
-				continue
-			}
-			if r == pods {
-				counts["Too many pods"]++
-			} else {
-				counts["Insufficient "+string(p.names[r])]++
-			}
-		}
-	}
-	if nodes == 0 {
-		return "no nodes available to schedule pods"
-	}
-	lines := make([]string, 0, len(counts))
-	for reason, n := range counts {
-		lines = append(lines, fmt.Sprintf("%d %s", n, reason))
-	}
-	slices.Sort(lines)
-	return fmt.Sprintf("0/%d nodes are available: %s.", nodes, strings.Join(lines, ", "))
 }

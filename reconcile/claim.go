@@ -29,6 +29,36 @@ func (p *pass) place() {
 		a, _ := plan.Find(x.key())
 		p.claim(x, a, &free)
 	}
+	p.yield(plan)
+}
+
+// yield stops this node's pods whose room the plan gives to a slot of higher priority. The other
+// slot claims it once they have ended. As for a claim, all documents must be there: a node that has
+// not heard everybody sees less room used than there is, and others open that are not.
+func (p *pass) yield(plan placement.Result) {
+	for _, w := range p.workloads {
+		for _, s := range w.slots {
+			a, _ := plan.Find(s.key)
+			if a.PreemptedBy == "" {
+				continue
+			}
+			i := slices.IndexFunc(p.wants, func(x *want) bool { return x.key() == a.PreemptedBy })
+			if i < 0 {
+				continue
+			}
+			x := p.wants[i]
+			if p.gate(x.w.object.Source.App) != "" {
+				continue
+			}
+			reason := fmt.Sprintf("preempted by %s of higher priority", x.w.label(x.s))
+			for _, m := range append(slices.Clip(s.old), s.now...) {
+				if m.Node == p.in.Self {
+					p.stop(m, ByPreempted, reason)
+					p.explain(w, s, RuleStop, reason)
+				}
+			}
+		}
+	}
 }
 
 // room is what this node has left for pods, by what it really runs.
@@ -59,7 +89,7 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 		}
 	}
 	if a.Node == "" {
-		if x.beside != nil && p.stopInstead(x, *free) {
+		if x.beside != nil && a.Nominated == "" && p.stopInstead(x, *free) {
 			return
 		}
 		say(RulePlacement, a.Reason)

@@ -128,7 +128,7 @@ func (p *pass) givenUp(s *slot) bool {
 		return true
 	}
 	r, ok := p.releases[s.key]
-	return ok && r.Epoch >= memory.Epoch && r.By != ByEviction && r.By != ByEnded && r.By != ByDuplicate
+	return ok && r.Epoch >= memory.Epoch && r.By != ByEviction && r.By != ByPreempted && r.By != ByEnded && r.By != ByDuplicate
 }
 
 // backOff doubles first with every failure after the first.

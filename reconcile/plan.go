@@ -45,7 +45,12 @@ func (x *want) key() string {
 
 // planInput lists all slots: those that are wanted, those that are filled, and what else holds room.
 func (p *pass) planInput() placement.Input {
-	var in placement.Input
+	in := placement.Input{Namespaces: map[string]map[string]string{}}
+	for _, o := range p.in.Objects {
+		if n, ok := o.Object.(*corev1.Namespace); ok {
+			in.Namespaces[n.Name] = with(n.Labels, corev1.LabelMetadataName, n.Name)
+		}
+	}
 	for _, n := range p.nodes {
 		in.Nodes = append(in.Nodes, p.placementNode(n))
 	}
@@ -63,7 +68,12 @@ func (p *pass) planInput() placement.Input {
 	held := func(w *workload, list []Instance) {
 		for _, m := range list {
 			if !m.ended() {
-				in.Held = append(in.Held, placement.Held{Node: m.Node, Requests: p.uses(w, m)})
+				h := placement.Held{Node: m.Node, Requests: p.uses(w, m), Leaving: m.Terminating}
+				if w != nil {
+					t := cmp.Or(w.template(m.Revision), &w.templates[0])
+					h.Constraints, h.Priority = p.size(w, t).constraints, priority(&t.Spec.Spec)
+				}
+				in.Held = append(in.Held, h)
 			}
 		}
 	}
@@ -121,7 +131,7 @@ func (p *pass) size(w *workload, t *Template) size {
 	z, ok := p.sizes[t]
 	if !ok {
 		spec := podSpec(w, t)
-		z = size{placement.RequestsOf(spec), placement.ConstraintsOf(spec)}
+		z = size{placement.RequestsOf(spec), placement.ConstraintsOf(w.podMeta(t), spec)}
 		p.sizes[t] = z
 	}
 	return z

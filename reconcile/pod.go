@@ -126,7 +126,7 @@ func newPod(w *workload, t *Template, i Instance) *corev1.Pod {
 	}
 	pod := &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: kindPod},
-		ObjectMeta: *t.Spec.ObjectMeta.DeepCopy(),
+		ObjectMeta: *w.podMeta(t).DeepCopy(),
 		Spec:       *podSpec(w, t).DeepCopy(),
 	}
 	pod.Name, pod.GenerateName, pod.Namespace, pod.UID = i.Name, "", i.Namespace, i.UID
@@ -134,10 +134,6 @@ func newPod(w *workload, t *Template, i Instance) *corev1.Pod {
 	pod.Generation = 1
 	pod.Annotations = with(pod.Annotations, AnnotationSlot, string(id), AnnotationRevision, i.Revision, AnnotationCommit, i.Commit.ID)
 	if w.kind != kindPod {
-		pod.Labels = with(pod.Labels, LabelTemplateHash, i.Revision)
-		if w.kind == kindDaemonSet {
-			pod.Labels[appsv1.ControllerRevisionHashLabelKey] = i.Revision
-		}
 		pod.OwnerReferences = []metav1.OwnerReference{{
 			APIVersion: "apps/v1", Kind: w.kind, Name: w.name, UID: w.uid, Controller: new(true), BlockOwnerDeletion: new(true),
 		}}
@@ -148,6 +144,19 @@ func newPod(w *workload, t *Template, i Instance) *corev1.Pod {
 	}
 	pod.Status = corev1.PodStatus{Phase: corev1.PodPending}
 	return pod
+}
+
+// podMeta is the metadata of a template with the namespace and labels of its pods.
+func (w *workload) podMeta(t *Template) *metav1.ObjectMeta {
+	meta := t.Spec.ObjectMeta
+	meta.Namespace = w.namespace
+	if w.kind != kindPod {
+		meta.Labels = with(meta.Labels, LabelTemplateHash, t.Revision)
+		if w.kind == kindDaemonSet {
+			meta.Labels[appsv1.ControllerRevisionHashLabelKey] = t.Revision
+		}
+	}
+	return &meta
 }
 
 // podSpec is the pod spec of a template with the tolerations that Kubernetes adds.

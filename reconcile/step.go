@@ -73,6 +73,7 @@ const (
 const (
 	ByEnded     = "ended"     // the pod ended by itself
 	ByEviction  = "eviction"  // a NoExecute taint
+	ByPreempted = "preempted" // a pod of higher priority takes its room
 	ByDuplicate = "duplicate" // another node has the earlier right to the slot, and keeps it
 )
 

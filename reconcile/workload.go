@@ -9,8 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-
-	"github.com/pleachdev/pleach/placement"
 )
 
 // The kinds of objects that want pods.
@@ -108,7 +106,7 @@ func (p *pass) addSlots(w *workload) {
 			}
 		}
 	}
-	c := placement.ConstraintsOf(podSpec(w, &w.templates[0]))
+	c := p.size(w, &w.templates[0]).constraints
 	for _, n := range p.nodes {
 		pn := p.placementNode(n)
 		if c.Admits(&pn) == "" || running[n.Node.Name] && c.Keeps(&pn) {
