@@ -114,9 +114,9 @@ func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error
 	for _, a := range decision.Actions {
 		errs = append(errs, d.apply(a, now))
 	}
-	d.store.SetDocument(&document)
 	d.store.SetWorkloads(decision.Workloads)
 	d.store.SetDecisions(decision.Slots)
+	d.store.SetDocument(&document) // last: who sees a head in it sees what was decided for that head
 	files, err := report.Files(report.Input{
 		Accepted: accepted, Alarm: snapshot.Remote().Alarm, Documents: []reconcile.Document{document}, Workloads: decision.Workloads,
 	})
