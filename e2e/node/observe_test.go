@@ -14,14 +14,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/pleachdev/pleach/agent/api"
+	"github.com/pleachdev/pleach/e2e/lab"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
-// workload asks for the status of a Deployment, DaemonSet or ReplicaSet, "namespace/name".
+// workload asks for the status of a Deployment, DaemonSet or Pod, "namespace/name". It is an error
+// while the node has not decided about the newest commit that it has accepted.
 func (f *flock) workload(ctx context.Context, name string) (*reconcile.WorkloadStatus, error) {
 	status, err := f.api.Status(ctx)
 	if err != nil {
 		return nil, err
+	}
+	for _, n := range status.Nodes {
+		if n.Name == nodeName && n.Head.ID != status.Head.ID {
+			return nil, fmt.Errorf("nothing was decided yet for commit %s", status.Head.ID)
+		}
 	}
 	for _, w := range status.Workloads {
 		if w.Namespace+"/"+w.Name == name {
@@ -174,4 +181,32 @@ func (f *flock) get(ctx context.Context, url string) (string, error) {
 		err = fmt.Errorf("%s: %s: %s", url, response.Status, body)
 	}
 	return string(body), err
+}
+
+// alongside looks at 20 Hz while do goes on, and fails the test when the condition does not hold.
+func (f *flock) alongside(what string, holds lab.Condition, do func()) {
+	f.t.Helper()
+	ctx, cancel := context.WithCancel(f.t.Context())
+	looks := make(chan []string)
+	go func() {
+		var broken []string
+		start := time.Now()
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			if err := holds(ctx); err != nil && ctx.Err() == nil {
+				broken = append(broken, fmt.Sprintf("after %.2f s: %v", time.Since(start).Seconds(), err))
+			}
+			<-tick.C
+		}
+		looks <- broken
+	}()
+	defer func() {
+		f.t.Helper()
+		cancel()
+		if broken := <-looks; len(broken) > 0 {
+			f.t.Errorf("%s: no longer in %d looks:\n  %s", what, len(broken), strings.Join(broken[:min(len(broken), 10)], "\n  "))
+		}
+	}()
+	do()
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -26,31 +25,7 @@ type bounds struct {
 // during looks at a workload at 20 Hz while do goes on, and fails the test when a bound is broken.
 func (f *flock) during(b bounds, do func()) {
 	f.t.Helper()
-	ctx, cancel := context.WithCancel(f.t.Context())
-	var broken []string
-	var looks int
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		start := time.Now()
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
-		for ctx.Err() == nil {
-			if err := f.inBounds(ctx, b); err != nil && ctx.Err() == nil {
-				broken = append(broken, fmt.Sprintf("after %.2f s: %v", time.Since(start).Seconds(), err))
-			}
-			looks++
-			<-tick.C
-		}
-	})
-	defer func() {
-		f.t.Helper()
-		cancel()
-		wg.Wait()
-		if len(broken) > 0 {
-			f.t.Errorf("of %d looks %d saw a bound broken:\n  %s", looks, len(broken), strings.Join(broken[:min(len(broken), 10)], "\n  "))
-		}
-	}()
-	do()
+	f.alongside(b.workload+" keeps its bounds", func(ctx context.Context) error { return f.inBounds(ctx, b) }, do)
 }
 
 // inBounds looks once: at what the agent says, and at which pods answer.
