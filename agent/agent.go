@@ -81,7 +81,7 @@ func (n *node) read(ctx context.Context) (err error) {
 	if n.boot, err = nextBoot(n.Dir); err != nil {
 		return err
 	}
-	if n.machine, err = machine.Read(n.Dir); err != nil {
+	if n.machine, err = machine.Read(n.Dir, n.CgroupRoot); err != nil {
 		return err
 	}
 	if n.signer, err = trust.LoadOrCreateKey(filepath.Join(n.Dir, "keys", "node.key"), n.Node); err != nil {

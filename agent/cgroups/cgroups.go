@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -124,6 +125,21 @@ func (g *Groups) Path(uid types.UID, class corev1.PodQOSClass) string {
 	return filepath.Join(g.root, strings.ToLower(string(class)), name)
 }
 
+// Weigh sets how much CPU time the pods of a class have together, relative to each Guaranteed pod:
+// shares on the v1 scale. A class would weigh 1024 otherwise, more than most pods.
+func (g *Groups) Weigh(class corev1.PodQOSClass, shares int64) error {
+	return g.Ensure(filepath.Dir(g.Path("any", class)), Limits{CPUShares: shares})
+}
+
+// SwapLimits reports whether a container's swap can be limited by memory.swap.max. The groups of the
+// pods must exist.
+func (g *Groups) SwapLimits() bool {
+	return slices.ContainsFunc(g.hierarchies, func(h Hierarchy) bool {
+		_, err := os.Stat(filepath.Join(h.Mount, g.root, "memory.swap.max"))
+		return h.V2 && err == nil
+	})
+}
+
 // Ensure makes a pod's control group with its limits, also where it exists already.
 func (g *Groups) Ensure(path string, limits Limits) error {
 	if err := g.inside(path); err != nil {
@@ -217,6 +233,10 @@ func settingsV1(controller string, l Limits) []setting {
 	return nil
 }
 
+// ErrOccupied says that a group above the pods' holds processes. But for its root, a v2 tree has
+// processes in leaves only.
+var ErrOccupied = errors.New("processes run in a control group above the pods: start the agent in a group beside the pods', or put the pods elsewhere with --cgroup-root")
+
 func ensureV2(h Hierarchy, path string, limits Limits) error {
 	available, err := os.ReadFile(filepath.Join(h.Mount, "cgroup.controllers"))
 	if err != nil {
@@ -233,7 +253,11 @@ func ensureV2(h Hierarchy, path string, limits Limits) error {
 		for _, c := range enabled {
 			// One at a time: a controller that the parent cannot hand down must not hide the others.
 			err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o644)
-			if err != nil && c != "hugetlb" && c != "io" && c != "cpuset" {
+			switch {
+			case err == nil || c == "hugetlb" || c == "io" || c == "cpuset":
+			case errors.Is(err, syscall.EBUSY):
+				return fmt.Errorf("%w (%s)", ErrOccupied, dir)
+			default:
 				return err
 			}
 		}

@@ -80,6 +80,96 @@ func TestV2Files(t *testing.T) {
 	}
 }
 
+func TestWeighV2(t *testing.T) {
+	mount := t.TempDir()
+	writeFiles(t, mount, map[string]string{"cgroup.controllers": "cpu memory", "pleach/.keep": ""})
+	g := On("/pleach", []Hierarchy{{Mount: mount, V2: true}})
+	for class, want := range map[corev1.PodQOSClass]string{corev1.PodQOSBurstable: "39", corev1.PodQOSBestEffort: "39"} {
+		if err := g.Weigh(class, 1024); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(mount, "pleach", strings.ToLower(string(class)), "cpu.weight")
+		if got, err := os.ReadFile(file); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v; want %q", class, got, err, want)
+		}
+	}
+	if err := g.Weigh(corev1.PodQOSGuaranteed, 1024); err == nil {
+		t.Error("Guaranteed pods have no group in common, and were weighed")
+	}
+}
+
+func TestSwapLimits(t *testing.T) {
+	mount := t.TempDir()
+	g := On("/pleach", []Hierarchy{{Mount: mount, V2: true}})
+	if g.SwapLimits() {
+		t.Error("swap can be limited without a file for it")
+	}
+	writeFiles(t, mount, map[string]string{"pleach/memory.swap.max": "max"})
+	if !g.SwapLimits() {
+		t.Error("swap cannot be limited, says SwapLimits, but there is a file for it")
+	}
+}
+
+// What bounds the pods is the tightest limit on the way to them, in whatever hierarchy.
+func TestBounds(t *testing.T) {
+	const v1Unlimited = "9223372036854771712"
+	for _, try := range []struct {
+		name   string
+		v1, v2 map[string]string // below the mounts; nil where there is no such hierarchy
+		want   Bounds
+	}{
+		{"v2, the root of the tree", nil, map[string]string{"cgroup.procs": ""}, Bounds{}},
+		{"v2, no limits", nil, map[string]string{"a/memory.max": "max", "a/cpu.max": "max 100000", "a/pods/memory.max": "max"}, Bounds{}},
+		{
+			"v2, above", nil, map[string]string{"a/memory.max": "1000", "a/cpu.max": "150000 100000", "a/pods/memory.max": "max", "a/pods/cpu.max": "max 100000"},
+			Bounds{1500, 1000},
+		},
+		{
+			"v2, below the root", nil, map[string]string{"memory.max": "3000", "a/memory.max": "2000", "a/pods/memory.max": "1000", "a/pods/cpu.max": "20000 40000"},
+			Bounds{500, 1000},
+		},
+		{"v2, elsewhere", nil, map[string]string{"b/memory.max": "1000", "a/agent/memory.max": "1000", "a/pods/memory.max": "2000"}, Bounds{0, 2000}},
+		{
+			"v1", map[string]string{"memory.limit_in_bytes": "5000", "a/memory.limit_in_bytes": v1Unlimited, "cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000", "a/cpu.cfs_quota_us": "-1", "a/cpu.cfs_period_us": "100000"}, nil,
+			Bounds{500, 5000},
+		},
+		{
+			"hybrid", map[string]string{"a/memory.limit_in_bytes": "5000"}, map[string]string{"a/cgroup.procs": ""},
+			Bounds{0, 5000},
+		},
+	} {
+		t.Run(try.name, func(t *testing.T) {
+			var hierarchies []Hierarchy
+			if try.v1 != nil {
+				h := Hierarchy{Mount: t.TempDir(), Controllers: []string{"cpu", "cpuacct", "memory"}}
+				writeFiles(t, h.Mount, try.v1)
+				hierarchies = append(hierarchies, h)
+			}
+			if try.v2 != nil {
+				h := Hierarchy{Mount: t.TempDir(), V2: true}
+				writeFiles(t, h.Mount, try.v2)
+				hierarchies = append(hierarchies, h)
+			}
+			if got := On("/a/pods", hierarchies).Bounds(); got != try.want {
+				t.Errorf("got %+v; want %+v", got, try.want)
+			}
+		})
+	}
+}
+
+func writeFiles(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		name = filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(content+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestKernel(t *testing.T) {
 	needs.Root(t)
 	root := fmt.Sprintf("/pleach-cgroups-test-%d", os.Getpid())

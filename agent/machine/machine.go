@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -15,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/pleachdev/pleach/agent/cgroups"
 )
 
 // Kubernetes' own limits: pods on a node, and the memory that is kept free of pods
@@ -34,13 +35,21 @@ type Machine struct {
 	Addresses []netip.Addr
 }
 
-// Read looks at the machine, or at the cgroup that bounds this process where that is smaller: several
-// nodes may share a machine. dir is where pods' files will be.
-func Read(dir string) (*Machine, error) {
+// Read looks at the machine, and at the control groups that bound the pods where those are smaller:
+// several nodes may share a machine. dir is where pods' files will be, cgroupRoot the group of all pods,
+// see package cgroups. What bounds this very process does not count.
+func Read(dir, cgroupRoot string) (*Machine, error) {
 	memory, err := memoryBytes()
 	if err != nil {
 		return nil, err
 	}
+	groups, err := cgroups.New(cgroupRoot)
+	if err != nil {
+		return nil, err
+	}
+	cpu := int64(runtime.NumCPU()) * 1000
+	bounds := groups.Bounds()
+	cpu, memory = smaller(cpu, bounds.MilliCPU), smaller(memory, bounds.Memory)
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return nil, fmt.Errorf("size of the file system at %s: %w", dir, err)
@@ -54,7 +63,6 @@ func Read(dir string) (*Machine, error) {
 			corev1.ResourcePods:             *resource.NewQuantity(maxPods, resource.DecimalSI),
 		}
 	}
-	cpu := milliCPU()
 	m := &Machine{
 		Capacity:    list(cpu, memory, disk),
 		Allocatable: list(cpu, max(0, memory-reservedMemory), disk/10*9),
@@ -64,22 +72,12 @@ func Read(dir string) (*Machine, error) {
 	return m, err
 }
 
-func milliCPU() int64 {
-	cpu := int64(runtime.NumCPU()) * 1000
-	if quota, period, ok := cpuQuota(); ok {
-		cpu = min(cpu, quota*1000/period)
+// smaller is n within a bound; 0 is no bound.
+func smaller(n, bound int64) int64 {
+	if bound > 0 {
+		return min(n, bound)
 	}
-	return cpu
-}
-
-func cpuQuota() (quota, period int64, ok bool) {
-	if f := strings.Fields(cgroupFile("", "cpu.max")); len(f) == 2 {
-		quota, period = number(f[0]), number(f[1])
-	} else {
-		quota = number(cgroupFile("cpu", "cpu.cfs_quota_us"))
-		period = number(cgroupFile("cpu", "cpu.cfs_period_us"))
-	}
-	return quota, period, quota > 0 && period > 0
+	return n
 }
 
 func memoryBytes() (int64, error) {
@@ -96,46 +94,7 @@ func memoryBytes() (int64, error) {
 	if total == 0 {
 		return 0, fmt.Errorf("size of the memory: /proc/meminfo has no MemTotal")
 	}
-	for _, limit := range []string{cgroupFile("", "memory.max"), cgroupFile("memory", "memory.limit_in_bytes")} {
-		if n := number(limit); n > 0 {
-			total = min(total, n)
-		}
-	}
 	return total, nil
-}
-
-// cgroupFile reads a file of this process' cgroup: of the v1 controller, or of v2 when it is "".
-// It returns "" when there is none.
-func cgroupFile(controller, name string) string {
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(data)) {
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(parts) != 3 || !hasController(parts[1], controller) {
-			continue
-		}
-		roots := []string{filepath.Join("/sys/fs/cgroup", controller)}
-		if controller == "" {
-			roots = append(roots, "/sys/fs/cgroup/unified")
-		}
-		for _, root := range roots {
-			if text, err := os.ReadFile(filepath.Join(root, parts[2], name)); err == nil {
-				return strings.TrimSpace(string(text))
-			}
-		}
-	}
-	return ""
-}
-
-func hasController(list, want string) bool {
-	for c := range strings.SplitSeq(list, ",") {
-		if c == want {
-			return true
-		}
-	}
-	return false
 }
 
 // number is 0 for what is no number, such as "max".

@@ -3,7 +3,7 @@ package machine
 import "testing"
 
 func TestReadSeesAMachine(t *testing.T) {
-	m, err := Read(t.TempDir())
+	m, err := Read(t.TempDir(), "/pleach")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,8 +161,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	wg.Go(func() { m.rotateLogs(ctx) })
 	wg.Go(func() { m.collectImages(ctx) })
 	wg.Go(func() { m.removeStrangers(ctx) })
-	started := map[*worker]bool{}
+	started, weights := map[*worker]bool{}, map[corev1.PodQOSClass]int64{}
 	for {
+		m.weighClasses(weights)
 		m.mu.Lock()
 		for _, w := range m.workers {
 			if !started[w] {

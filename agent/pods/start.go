@@ -220,6 +220,10 @@ func (w *worker) containerConfig(in creation) (*runtimeapi.ContainerConfig, erro
 	if w.m.groups != nil && w.m.groups.Unified() {
 		// As under the kubelet, a container that runs out of memory ends as a whole.
 		config.Linux.Resources.Unified = map[string]string{"memory.oom.group": "1"}
+		// And none swaps: what a machine swaps out, no request for memory accounts for.
+		if w.m.groups.SwapLimits() {
+			config.Linux.Resources.Unified["memory.swap.max"] = "0"
+		}
 	}
 	for _, name := range names {
 		config.Envs = append(config.Envs, &runtimeapi.KeyValue{Key: name, Value: []byte(values[name])})
