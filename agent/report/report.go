@@ -82,12 +82,12 @@ func readme(in Input) []byte {
 			case gitsync.ClusterUnit:
 				what = "the cluster's own files"
 			}
-			fmt.Fprintf(&b, "* %s \"%s\" by %s, for %s\n", commit(r.Commit), text(r.Subject), text(r.Author), what)
+			fmt.Fprintf(&b, "* %s %s by %s, for %s\n", commit(r.Commit), text(r.Subject), text(r.Author), what)
 			for _, finding := range r.Findings() {
 				fmt.Fprintf(&b, "  * %s\n", text(finding))
 			}
 			fmt.Fprintf(&b, "  * still running: %s\n", commit(r.Running))
-			fmt.Fprintf(&b, "  * to fix: %s\n", text(r.Remedy()))
+			fmt.Fprintf(&b, "  * to fix: %s\n", r.Remedy())
 		}
 	}
 	if len(a.Warnings) > 0 {
@@ -139,7 +139,7 @@ func appRows(a *gitsync.Accepted) [][]string {
 	row := func(name string, running reconcile.Commit) []string {
 		state := "ok"
 		if r, ok := refused[name]; ok {
-			state = fmt.Sprintf("refused %s: %s", commit(r.Commit), r.Reason)
+			state = fmt.Sprintf("refused %s, see below", commit(r.Commit))
 		}
 		return []string{name, commit(running), state}
 	}
