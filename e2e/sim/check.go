@@ -1,0 +1,437 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/reconcile"
+)
+
+// Violation is a rule that was broken.
+type Violation struct {
+	At   time.Duration
+	Rule string // the same words for the same rule
+	Node string // whose document shows it; "" for all
+	Slot string // "web[2]", "logs@n1"
+	Text string
+}
+
+func (v *Violation) Error() string {
+	where := v.Slot
+	if v.Node != "" {
+		where = strings.TrimSpace(where + " on " + v.Node)
+	}
+	return fmt.Sprintf("%s: %s: %s (at %s)", v.Rule, where, v.Text, clockTime(v.At))
+}
+
+const (
+	// heardWithin is how long documents take to be everywhere while the network is sound.
+	heardWithin = 15 * time.Second
+	// answeredWithin is how old evidence may be on which a duplicate is stopped.
+	answeredWithin = 5 * time.Second
+)
+
+// judge reads a recording in the order of time.
+type judge struct {
+	r        *Recording
+	now      time.Duration
+	fault    int                            // of the recording's, the next
+	docs     map[string]*reconcile.Document // of nodes that are on
+	before   map[string]*reconcile.Document // the last of every node
+	releases map[releaseKey]string          // who asked for the end of a pod
+	seen     map[types.UID]reconcile.Instance
+	left     map[types.UID]bool
+	ready    map[types.UID]time.Duration // when a pod was last seen ready
+	since    map[types.UID]time.Duration // when a pod became ready
+	rolling  map[reconcile.Slot]string   // slots emptied for a commit, and by which node
+	removed  map[types.UID]int64         // the level at which a workload went
+}
+
+type releaseKey struct {
+	node  string
+	slot  reconcile.Slot
+	epoch int64
+}
+
+func newJudge(r *Recording) *judge {
+	j := &judge{
+		r: r, docs: map[string]*reconcile.Document{}, before: map[string]*reconcile.Document{}, releases: map[releaseKey]string{},
+		seen: map[types.UID]reconcile.Instance{}, left: map[types.UID]bool{}, ready: map[types.UID]time.Duration{}, since: map[types.UID]time.Duration{},
+		rolling: map[reconcile.Slot]string{}, removed: map[types.UID]int64{},
+	}
+	for i := range r.Records {
+		for _, x := range r.Records[i].Document.Releases {
+			j.releases[releaseKey{r.Records[i].Document.Node, x.Slot, x.Epoch}] = x.By
+		}
+	}
+	present := map[types.UID]bool{}
+	for i := range r.History {
+		now := map[types.UID]bool{}
+		for _, app := range sortedKeys(r.History[i].Objects) {
+			for _, o := range r.History[i].Objects[app] {
+				now[o.Object.GetUID()] = true
+			}
+		}
+		for uid := range present {
+			if !now[uid] && j.removed[uid] == 0 {
+				j.removed[uid] = r.History[i].Commit.Level
+			}
+		}
+		present = now
+	}
+	return j
+}
+
+// Check returns the first violation of a recording, or nil.
+func Check(r *Recording) *Violation {
+	j := newJudge(r)
+	for i := range r.Records {
+		x := &r.Records[i]
+		j.advance(x.At)
+		for _, rule := range []func(*Record) *Violation{j.numbers, j.identities, j.starts, j.stops} {
+			if v := rule(x); v != nil {
+				return v
+			}
+		}
+		j.put(x)
+		if v := j.bounds(x); v != nil {
+			return v
+		}
+	}
+	return r.whole()
+}
+
+// advance takes the documents away of nodes that are switched off until t.
+func (j *judge) advance(t time.Duration) {
+	j.now = t
+	for ; j.fault < len(j.r.Faults) && j.r.Faults[j.fault].At <= t; j.fault++ {
+		f := j.r.Faults[j.fault]
+		if f.Kind != PowerOff {
+			continue
+		}
+		name := NodeName(f.Node)
+		delete(j.docs, name)
+		for slot, node := range j.rolling {
+			if node == name {
+				delete(j.rolling, slot)
+			}
+		}
+	}
+}
+
+// put takes a document in.
+func (j *judge) put(x *Record) {
+	d := &x.Document
+	if old := j.before[d.Node]; old != nil {
+		for _, m := range old.Instances {
+			if !has(d, m.UID) {
+				j.left[m.UID] = true
+			}
+			if m.Ready {
+				j.ready[m.UID] = x.At
+			}
+		}
+	}
+	for _, m := range d.Instances {
+		j.seen[m.UID] = m
+		if !m.Ready {
+			delete(j.since, m.UID)
+			continue
+		}
+		if _, ok := j.since[m.UID]; !ok {
+			j.since[m.UID] = x.At
+		}
+		j.ready[m.UID] = x.At
+		delete(j.rolling, m.Slot)
+	}
+	j.docs[d.Node], j.before[d.Node] = d, d
+}
+
+func (j *judge) fail(x *Record, m reconcile.Instance, rule, format string, args ...any) *Violation {
+	v := &Violation{At: x.At, Rule: rule, Node: x.Writer, Text: fmt.Sprintf(format, args...)}
+	if m.Owner != "" {
+		v.Slot = slotName(m)
+	}
+	return v
+}
+
+// numbers: a document is its writer's, and numbered one after the other.
+func (j *judge) numbers(x *Record) *Violation {
+	const rule = "numbered by its writer"
+	d, old := &x.Document, j.before[x.Document.Node]
+	switch {
+	case d.Node != x.Writer:
+		return j.fail(x, reconcile.Instance{}, rule, "wrote a document of %s", d.Node)
+	case old == nil || d.Boot > old.Boot:
+		if d.Seq != 1 {
+			return j.fail(x, reconcile.Instance{}, rule, "boot %d begins with document %d", d.Boot, d.Seq)
+		}
+	case d.Boot < old.Boot || d.Seq != old.Seq+1:
+		return j.fail(x, reconcile.Instance{}, rule, "document %d/%d follows %d/%d", d.Boot, d.Seq, old.Boot, old.Seq)
+	}
+	return nil
+}
+
+// identities: what a claim fixed never changes, and who left does not come back.
+func (j *judge) identities(x *Record) *Violation {
+	const rule = "fixed by the claim"
+	slots := map[string]types.UID{}
+	for _, m := range x.Document.Instances {
+		name, uid := m.PodID()
+		old, known := j.seen[m.UID]
+		switch {
+		case m.Node != x.Writer:
+			return j.fail(x, m, rule, "%s is a pod of %s", m.Name, m.Node)
+		case name != m.Name || uid != m.UID:
+			return j.fail(x, m, rule, "%s has another name or uid than its claim gives", m.Name)
+		case j.left[m.UID]:
+			return j.fail(x, m, rule, "%s had ended and is there again", m.Name)
+		case known && fixed(old) != fixed(m):
+			return j.fail(x, m, rule, "%s was %s and is %s", m.Name, fixed(old), fixed(m))
+		}
+		if other, ok := slots[fmt.Sprint(m.Slot, m.Revision)]; ok && live(m) && live(j.seen[other]) {
+			return j.fail(x, m, "once on a node", "%s has the slot and revision of another pod of its node", m.Name)
+		}
+		if live(m) {
+			slots[fmt.Sprint(m.Slot, m.Revision)] = m.UID
+		}
+	}
+	return nil
+}
+
+func fixed(m reconcile.Instance) string {
+	return fmt.Sprint(m.Slot, m.Revision, m.Epoch, m.Node, m.Boot, m.Claimed.UnixMicro(), m.Cause, m.Commit.ID, m.App)
+}
+
+// news lists the pods that a document names and none before did.
+func (j *judge) news(x *Record) (out []reconcile.Instance) {
+	for _, m := range x.Document.Instances {
+		if _, ok := j.seen[m.UID]; !ok {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// starts: nothing is moved but from a node that was lost, and nothing removed comes back.
+func (j *judge) starts(x *Record) *Violation {
+	for _, m := range j.news(x) {
+		if lost, _, ok := strings.Cut(m.Cause, "/"); ok && !j.wasAway(lost, x.At) {
+			return j.fail(x, m, "nothing moves without a loss", "%s starts for the loss of %s, which was there", m.Name, lost)
+		}
+		if level := j.removed[m.Slot.Workload]; level > 0 && j.knew(x, m.App, level) {
+			return j.fail(x, m, "what was removed stays away", "%s starts, and %s removed its workload", m.Name, short(commit(level).ID))
+		}
+		if j.r.Whole > 0 && x.At > j.r.Whole {
+			return j.fail(x, m, "still when whole", "%s starts", m.Name)
+		}
+	}
+	return nil
+}
+
+// wasAway reports whether a node was off or cut off lately.
+func (j *judge) wasAway(node string, t time.Duration) bool {
+	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
+		switch f.Kind {
+		case PowerOff:
+			return NodeName(f.Node) == node && f.At <= t
+		case Cut, Partition:
+			return f.At <= t && t <= f.At+f.For+Settle
+		}
+		return false
+	})
+}
+
+// knew reports whether a node had the means to know that an app was accepted at a level.
+func (j *judge) knew(x *Record, app string, level int64) bool {
+	if x.Document.Seq <= 2 {
+		return false // claimed by the boot before, which was cut short
+	}
+	for i := range j.r.Records {
+		o := &j.r.Records[i]
+		if o.At >= x.At {
+			return false
+		}
+		if o.Document.Accepted[app].Level < level {
+			continue
+		}
+		own := o.Writer == x.Writer && !j.during(o.At, x.At, 0, Forget)
+		if own || x.At-o.At > heardWithin && !j.during(o.At, x.At, heardWithin, Cut, Partition, Loss, PowerOff, Restart, Crash, Forget) {
+			return true
+		}
+	}
+	return false
+}
+
+// during reports whether such a fault was under way in a time, or had ended shortly before.
+func (j *judge) during(from, to, after time.Duration, kinds ...Kind) bool {
+	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
+		return slices.Contains(kinds, f.Kind) && f.At <= to && (f.For < 0 || f.At+f.For+after >= from)
+	})
+}
+
+// stops: a ready pod ends for a reason that the documents and the history bear out.
+func (j *judge) stops(x *Record) *Violation {
+	old := j.before[x.Document.Node]
+	if old == nil {
+		return nil
+	}
+	for _, m := range old.Instances {
+		i := slices.IndexFunc(x.Document.Instances, func(o reconcile.Instance) bool { return o.UID == m.UID })
+		if m.Terminating || i >= 0 && !x.Document.Instances[i].Terminating {
+			continue
+		}
+		by, ok := j.releases[releaseKey{m.Node, m.Slot, m.Epoch}]
+		switch {
+		case !ok && i < 0 && !j.during(0, x.At, 0, Forget):
+			return j.fail(x, m, "stopped for a reason", "%s is gone and nothing says who ended it", m.Name)
+		case !ok || !m.Ready:
+			continue
+		}
+		if v := j.reason(x, m, by); v != nil {
+			return v
+		}
+		if j.r.Whole > 0 && x.At > j.r.Whole {
+			return j.fail(x, m, "still when whole", "%s ends", m.Name)
+		}
+	}
+	return nil
+}
+
+// reason judges why a ready pod was stopped.
+func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
+	const rule = "stopped for a reason"
+	switch by {
+	case reconcile.ByEnded:
+		// It failed after the document in which it was ready.
+		return nil
+	case reconcile.ByDuplicate:
+		for _, o := range j.inSlot(m.Slot) {
+			if at, ok := j.ready[o.UID]; ok && o.Revision == m.Revision && senior(o, m) && (o.Ready || x.At-at <= answeredWithin) {
+				return nil
+			}
+		}
+		return j.fail(x, m, rule, "%s was stopped as a duplicate, and no pod with an earlier right was ready", m.Name)
+	}
+	at := slices.IndexFunc(j.r.History, func(v Revision) bool { return v.Commit.ID == by })
+	if at < 0 {
+		return j.fail(x, m, rule, "%s was ready and was stopped by %q", m.Name, by)
+	}
+	v := &j.r.History[at]
+	switch {
+	case v.Commit.Level < m.Commit.Level:
+		return j.fail(x, m, rule, "%s was started for %s and stopped for the older %s", m.Name, short(m.Commit.ID), short(by))
+	case !v.wants(m.Slot):
+		return nil
+	case v.object(m.Slot.Workload).Templates[0].Revision == m.Revision:
+		return j.fail(x, m, rule, "%s was ready and stopped for %s, which wants it", m.Name, short(by))
+	}
+	if _, _, minReady, ok := limits(v.object(m.Slot.Workload)); !ok || x.At-j.since[m.UID] < minReady+time.Second {
+		return nil // it was not available yet
+	}
+	for _, o := range j.inSlot(m.Slot) {
+		if _, was := j.ready[o.UID]; was && live(o) && o.UID != m.UID {
+			return nil // the slot is not emptied
+		}
+	}
+	j.rolling[m.Slot] = m.Node
+	return nil
+}
+
+// inSlot lists the pods of a slot by the documents of nodes that are on.
+func (j *judge) inSlot(slot reconcile.Slot) (out []reconcile.Instance) {
+	for _, name := range sortedKeys(j.docs) {
+		for _, m := range j.docs[name].Instances {
+			if m.Slot == slot {
+				out = append(out, m)
+			}
+		}
+	}
+	return out
+}
+
+// bounds: rollouts keep to maxUnavailable and maxSurge.
+func (j *judge) bounds(x *Record) *Violation {
+	head := &j.r.History[len(j.r.History)-1]
+	touched := map[types.UID]bool{}
+	for _, m := range x.Document.Instances {
+		touched[m.Slot.Workload] = true
+	}
+	for _, uid := range sortedKeys(touched) {
+		o := j.known(uid)
+		if o == nil {
+			continue
+		}
+		surge, unavailable, _, ok := limits(o)
+		if !ok {
+			continue
+		}
+		var down []string
+		for slot := range j.rolling {
+			if slot.Workload == uid && head.wants(slot) {
+				down = append(down, fmt.Sprintf("%d%s", slot.Ordinal, slot.Node))
+			}
+		}
+		slices.Sort(down)
+		at := reconcile.Instance{Owner: o.Object.GetName(), Slot: reconcile.Slot{Workload: uid}}
+		if len(down) > unavailable {
+			return j.fail(x, at, "maxUnavailable", "slots %v are down for commits, maxUnavailable is %d", down, unavailable)
+		}
+		if up := j.surging(uid, head); len(up) > surge && !j.during(x.At, x.At, Settle, Cut, Partition) {
+			return j.fail(x, at, "maxSurge", "slots %v have a pod more, maxSurge is %d", up, surge)
+		}
+	}
+	return nil
+}
+
+// surging lists slots with live pods of two revisions, the newer started for a commit.
+func (j *judge) surging(uid types.UID, head *Revision) (out []string) {
+	first := map[reconcile.Slot]reconcile.Instance{}
+	for _, name := range sortedKeys(j.docs) {
+		for _, m := range j.docs[name].Instances {
+			if m.Slot.Workload != uid || !live(m) || !head.wants(m.Slot) {
+				continue
+			}
+			if o, ok := first[m.Slot]; ok && o.Revision != m.Revision {
+				out = append(out, slotName(m))
+			}
+			first[m.Slot] = m
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// known finds the newest object of a workload.
+func (j *judge) known(uid types.UID) *reconcile.Object {
+	for i := len(j.r.History) - 1; i >= 0; i-- {
+		if o := j.r.History[i].object(uid); o != nil {
+			return o
+		}
+	}
+	return nil
+}
+
+// limits are those of a rolling update; they do not change in a recording.
+func limits(o *reconcile.Object) (surge, unavailable int, minReady time.Duration, ok bool) {
+	switch x := o.Object.(type) {
+	case *appsv1.Deployment:
+		if r := x.Spec.Strategy.RollingUpdate; r != nil {
+			return r.MaxSurge.IntValue(), r.MaxUnavailable.IntValue(), time.Duration(x.Spec.MinReadySeconds) * time.Second, true
+		}
+	case *appsv1.DaemonSet:
+		if r := x.Spec.UpdateStrategy.RollingUpdate; r != nil {
+			return r.MaxSurge.IntValue(), r.MaxUnavailable.IntValue(), time.Duration(x.Spec.MinReadySeconds) * time.Second, true
+		}
+	}
+	return 0, 0, 0, false
+}
+
+func has(d *reconcile.Document, uid types.UID) bool {
+	return slices.ContainsFunc(d.Instances, func(m reconcile.Instance) bool { return m.UID == uid })
+}

@@ -1,0 +1,348 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/reconcile"
+)
+
+// node is one machine. What is under "disk" outlives the agent and the machine; the rest is lost with
+// the agent.
+type node struct {
+	w     *world
+	index int
+	name  string
+	r     *rand.Rand
+	watch watch
+
+	machine bool // is on
+	agent   bool // is running
+	run     int  // counts runs of the agent: what was planned in an earlier one is void
+
+	// disk
+	boot     int64
+	pods     kubelet
+	declines []reconcile.Decline
+	accepted map[string]reconcile.Commit // nil before anything was accepted
+	stable   []time.Duration             // when each node was last seen
+	refused  map[string]int64            // the level that each app refuses
+
+	// faults under way
+	away, sluggish int
+	refuse         map[string]bool // apps that refuse the next commit
+	crash          int             // actions until the agent is killed; -1: not
+
+	// memory
+	memory    reconcile.State
+	seq       int64
+	document  reconcile.Document
+	docs      []*reconcile.Document // by node; nil: none arrived
+	view      []peer
+	confirmed map[types.UID]time.Duration // when its node said that it keeps the pod
+	asked     map[types.UID]time.Duration
+	next      time.Duration // of the pass that is planned; 0: none
+	decided   reconcile.Decision
+}
+
+// passEvery is the least time between two passes of a node.
+const passEvery = 100 * time.Millisecond
+
+// later does something on the machine unless the pod has started or ended meanwhile.
+func (n *node) later(d time.Duration, p *pod, do func()) {
+	life := p.life
+	n.w.clock.after(d, func() {
+		if n.machine && p.life == life {
+			do()
+		}
+	})
+}
+
+// inAgent does something unless this run of the agent has ended meanwhile.
+func (n *node) inAgent(d time.Duration, do func()) {
+	run := n.run
+	n.w.clock.after(d, func() {
+		if n.agent && n.run == run {
+			do()
+		}
+	})
+}
+
+// poke asks for a pass soon.
+func (n *node) poke() { n.passAt(n.w.clock.now + passEvery) }
+
+func (n *node) passAt(t time.Duration) {
+	t = max(t, n.w.clock.now+time.Millisecond)
+	if !n.agent || n.next != 0 && n.next <= t {
+		return
+	}
+	n.next = t
+	n.inAgent(t-n.w.clock.now, func() {
+		if n.next == t {
+			n.next = 0
+			n.pass()
+		}
+	})
+}
+
+// up starts the agent.
+func (n *node) up() {
+	if n.agent || !n.machine {
+		return
+	}
+	n.agent = true
+	n.run++
+	n.boot++
+	n.seq, n.memory, n.document, n.decided = 0, reconcile.State{}, reconcile.Document{}, reconcile.Decision{}
+	n.docs, n.view = make([]*reconcile.Document, len(n.w.nodes)), make([]peer, len(n.w.nodes))
+	n.confirmed, n.asked = map[types.UID]time.Duration{}, map[types.UID]time.Duration{}
+	n.next, n.crash = 0, -1
+	n.publish() // before anything else: others hold what an earlier boot said
+	n.inAgent(upTo(n.r, time.Second), n.poll)
+	n.inAgent(upTo(n.r, time.Second), n.watchOver)
+	n.inAgent(upTo(n.r, compareEvery), n.compare)
+	n.poke()
+}
+
+// down ends the agent; pods run on.
+func (n *node) down() {
+	n.agent = false
+	n.run++
+}
+
+// off and on are the machine's power.
+func (n *node) off() {
+	n.down()
+	n.machine = false
+	n.pods.powerOff()
+}
+
+func (n *node) on() {
+	n.machine = true
+	n.watch.offset += upTo(n.r, 400*time.Millisecond) - 200*time.Millisecond
+	n.pods.powerOn()
+	n.up()
+}
+
+// forget loses what the agent keeps on disk besides its pods and its boot counter. A node that does not
+// remember who its peers were waits for all that are enrolled.
+func (n *node) forget() {
+	n.accepted, n.declines, n.pods.releases = nil, nil, nil
+	for j := range n.stable {
+		n.stable[j] = n.w.clock.now
+	}
+}
+
+// poll looks at the remote.
+func (n *node) poll() {
+	every := time.Second + upTo(n.r, time.Second)
+	if n.away == 0 {
+		wait := 50*time.Millisecond + upTo(n.r, 300*time.Millisecond)
+		if n.sluggish > 0 {
+			wait += upTo(n.r, 15*time.Second)
+		}
+		head := n.w.shown()
+		n.inAgent(wait, func() { n.accept(head) })
+		every += wait
+	}
+	n.inAgent(every, n.poll)
+}
+
+// accept moves every app to the commit at that level. The trusted position only ever advances.
+func (n *node) accept(level int64) {
+	if level == 0 || level <= n.accepted[clusterUnit].Level {
+		return
+	}
+	c := n.w.history.at(level).Commit
+	next := map[string]reconcile.Commit{clusterUnit: c}
+	for _, app := range apps {
+		if n.refuse[app] {
+			n.refuse[app] = false
+			n.refused[app] = level
+		}
+		if n.refused[app] == level {
+			if old, ok := n.accepted[app]; ok {
+				next[app] = old
+			}
+			n.w.say(n.name, "refuses %s of %s", app, short(c.ID))
+			continue
+		}
+		next[app] = c
+	}
+	n.accepted = next
+	n.w.say(n.name, "accepts %s", short(c.ID))
+	n.poke()
+}
+
+// write makes this node's document, numbered anew when it says something new.
+func (n *node) write() (changed bool) {
+	now := n.watch.read(n.w.clock.now)
+	n.pods.releases = slices.DeleteFunc(n.pods.releases, func(r reconcile.Release) bool { return now.Sub(r.At) > keepReleases })
+	n.declines = slices.DeleteFunc(n.declines, func(d reconcile.Decline) bool { return now.Sub(d.At) > keepReleases })
+	d := reconcile.Document{
+		Node: n.name, Boot: n.boot, Seq: n.seq, Accepted: n.accepted, Head: n.accepted[clusterUnit], Versions: []int32{1},
+		Allocatable: allocatable, Releases: slices.Clone(n.pods.releases), Declines: slices.Clone(n.declines),
+	}
+	for _, p := range n.pods.sorted() {
+		d.Instances = append(d.Instances, p.instance)
+	}
+	if n.seq > 0 && reflect.DeepEqual(d, n.document) {
+		return false
+	}
+	n.seq++
+	d.Seq = n.seq
+	n.document = d
+	return true
+}
+
+func (n *node) publish() {
+	if n.write() {
+		n.w.record(n.document)
+		n.spread()
+	}
+}
+
+// pass is what the agent does: read everything once, decide, carry out, and say so.
+func (n *node) pass() {
+	n.publish()
+	if n.accepted == nil {
+		return // nothing was ever accepted: nothing is started and nothing stopped
+	}
+	in := n.input()
+	n.ask(in)
+	n.memory, n.decided = reconcile.Step(n.memory, in)
+	for i, a := range n.decided.Actions {
+		if n.crash >= 0 && i >= n.crash {
+			n.w.say(n.name, "agent is killed before: %s", a)
+			n.down()
+			return
+		}
+		n.w.tell(n.name, slotName(a.Instance), "%s, by %s", a, short(a.By))
+		switch a.Kind {
+		case reconcile.Start:
+			n.pods.start(a)
+		case reconcile.Stop:
+			n.pods.stop(a.Instance.UID, a.By)
+		}
+	}
+	n.declines = append(n.declines, n.decided.Declines...)
+	n.publish()
+	if len(n.decided.Actions) > 0 {
+		n.poke()
+	}
+	if wake := n.decided.Wake; !wake.IsZero() {
+		n.passAt(n.watch.when(wake))
+	}
+}
+
+func (n *node) input() reconcile.Input {
+	now := n.watch.read(n.w.clock.now)
+	in := reconcile.Input{
+		Self: n.name, Boot: n.boot, Now: now, Apps: apps, Accepted: n.accepted, Documents: []reconcile.Document{n.document},
+		Confirmed: map[types.UID]bool{},
+	}
+	for _, app := range apps {
+		if c, ok := n.accepted[app]; ok {
+			in.Objects = append(in.Objects, n.w.history.at(c.Level).Objects[app]...)
+		}
+	}
+	for i, d := range n.docs {
+		if d != nil {
+			in.Documents = append(in.Documents, *d)
+		}
+		in.Nodes = append(in.Nodes, reconcile.Node{Node: n.w.machines[i], Gone: n.view[i].gone, Stable: n.counts(i)})
+	}
+	for _, p := range n.pods.sorted() {
+		in.Pods = append(in.Pods, p.spec)
+	}
+	for uid, at := range n.confirmed {
+		if n.w.clock.now-at < answerHolds {
+			in.Confirmed[uid] = true
+		}
+	}
+	return in
+}
+
+// answerHolds is how long the answer to a direct call counts.
+const answerHolds = time.Second
+
+// ask calls the nodes of pods that have an earlier right to slots of this node's pods.
+func (n *node) ask(in reconcile.Input) {
+	for _, p := range n.pods.sorted() {
+		mine := p.instance
+		if mine.Terminating || mine.Phase == corev1.PodFailed {
+			continue
+		}
+		for _, d := range in.Documents[1:] {
+			for _, m := range d.Instances {
+				if m.Slot != mine.Slot || m.Revision != mine.Revision || !senior(m, mine) || m.Terminating || !m.Ready {
+					continue
+				}
+				now := n.w.clock.now
+				if at, ok := n.asked[m.UID]; ok && now-at < 500*time.Millisecond {
+					continue
+				}
+				n.asked[m.UID] = now
+				other := n.w.byName[m.Node]
+				n.inAgent(600*time.Millisecond, n.poke)
+				n.w.network.send(n.index, other.index, func() {
+					if !other.keeps(m.UID) {
+						return
+					}
+					n.w.network.send(other.index, n.index, func() {
+						if n.agent {
+							n.confirmed[m.UID] = n.w.clock.now
+							n.poke()
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// keeps answers a direct call: I run it, it is ready, I keep it.
+func (n *node) keeps(uid types.UID) bool {
+	p := n.pods.pods[uid]
+	if !n.agent || p == nil || !p.instance.Ready || p.instance.Terminating {
+		return false
+	}
+	for i, d := range n.docs {
+		if d == nil || n.view[i].gone {
+			continue
+		}
+		for _, m := range d.Instances {
+			if m.Slot == p.instance.Slot && m.Revision == p.instance.Revision && !m.Terminating && senior(m, p.instance) {
+				return false // it may be asked to yield itself
+			}
+		}
+	}
+	return true
+}
+
+// senior reports whether a has the earlier right to the slot of both.
+func senior(a, b reconcile.Instance) bool {
+	switch {
+	case a.Epoch != b.Epoch:
+		return a.Epoch > b.Epoch
+	case !a.Claimed.Equal(b.Claimed):
+		return a.Claimed.Before(b.Claimed)
+	}
+	return a.Node < b.Node
+}
+
+func short(text string) string {
+	var level int64
+	if len(text) == 40 {
+		if _, err := fmt.Sscanf(text, "c%x", &level); err == nil {
+			return fmt.Sprintf("commit %d", level)
+		}
+	}
+	return text
+}

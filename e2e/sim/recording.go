@@ -1,0 +1,189 @@
+package sim
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/reconcile"
+)
+
+// Record is one document as it was published.
+type Record struct {
+	At       time.Duration
+	Writer   string // who signed it
+	Document reconcile.Document
+}
+
+// Recording is what is known of a flock from outside: what its nodes published, what was committed, and
+// what was done to it.
+type Recording struct {
+	Records []Record   // in the order in which they were published
+	History []Revision // all commits, the first of level 1
+	Faults  []Event    // in the order in which they began
+	Calm    time.Duration
+	Whole   time.Duration // when all ran as committed and all agreed, after Calm; 0: never
+	End     time.Duration
+	Plans   map[string]string // digest of the last plan of every node that is up at End
+}
+
+func (w *world) record(d reconcile.Document) {
+	w.recording.Records = append(w.recording.Records, Record{w.clock.now, d.Node, d})
+}
+
+// Digest stands for every byte of the documents.
+func (r *Recording) Digest() string {
+	h := sha256.New()
+	e := json.NewEncoder(h)
+	for i := range r.Records {
+		if err := e.Encode(&r.Records[i]); err != nil {
+			panic(err) // plain data
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// Starts counts the pods that were started, and those of them that filled a slot whose pod of the same
+// revision was running on another node.
+func (r *Recording) Starts() (all, second int) {
+	j := newJudge(r)
+	for i := range r.Records {
+		j.advance(r.Records[i].At)
+		for _, m := range j.news(&r.Records[i]) {
+			all++
+			for _, o := range j.inSlot(m.Slot) {
+				if live(o) && o.Revision == m.Revision && o.UID != m.UID {
+					second++
+					break
+				}
+			}
+		}
+		j.put(&r.Records[i])
+	}
+	return all, second
+}
+
+// latest returns the last document of every node that was not switched off for good.
+func (r *Recording) latest() map[string]*reconcile.Document {
+	out := map[string]*reconcile.Document{}
+	for i := range r.Records {
+		d := &r.Records[i].Document
+		out[d.Node] = d
+	}
+	for _, f := range r.Faults {
+		if f.Kind == PowerOff && f.For < 0 {
+			delete(out, NodeName(f.Node))
+		}
+	}
+	return out
+}
+
+// whole says what keeps the flock from running as it was committed.
+func (r *Recording) whole() *Violation {
+	fail := func(node, slot, format string, args ...any) *Violation {
+		return &Violation{At: r.End, Rule: "whole after calm", Node: node, Slot: slot, Text: fmt.Sprintf(format, args...)}
+	}
+	docs := r.latest()
+	head := r.History[len(r.History)-1]
+	runs := map[reconcile.Slot]int{}
+	plan, first := "", ""
+	for _, name := range sortedKeys(docs) {
+		d := docs[name]
+		for _, app := range sortedKeys(head.Objects) {
+			if d.Accepted[app].Level != head.Commit.Level {
+				return fail(name, "", "has accepted %s of %s, and %s is the head", short(d.Accepted[app].ID), app, short(head.Commit.ID))
+			}
+		}
+		for _, m := range d.Instances {
+			o := head.object(m.Slot.Workload)
+			if m.Terminating || !m.Ready || o == nil || o.Templates[0].Revision != m.Revision {
+				return fail(name, slotName(m), "%s is there: %s", m.Name, condition(m))
+			}
+			if runs[m.Slot]++; runs[m.Slot] > 1 {
+				return fail(name, slotName(m), "runs twice, the second time as %s", m.Name)
+			}
+		}
+		if first == "" {
+			plan, first = r.Plans[name], name
+		}
+		if r.Plans[name] != plan {
+			return fail(name, "", "plans otherwise than %s", first)
+		}
+	}
+	wanted := 0
+	for _, app := range sortedKeys(head.Objects) {
+		for i := range head.Objects[app] {
+			o := &head.Objects[app][i]
+			want := len(docs)
+			if d, ok := o.Object.(*appsv1.Deployment); ok {
+				want = int(*d.Spec.Replicas)
+			}
+			have := 0
+			for slot := range runs {
+				if slot.Workload == o.Object.GetUID() {
+					have++
+				}
+			}
+			if have != want {
+				return fail("", o.Object.GetName(), "%d of %d slots run", have, want)
+			}
+			wanted += want
+		}
+	}
+	if len(runs) != wanted {
+		return fail("", "", "%d slots run, %d are wanted", len(runs), wanted)
+	}
+	return nil
+}
+
+// object finds a workload in a commit; nil when it is not there.
+func (v *Revision) object(uid types.UID) *reconcile.Object {
+	for _, app := range sortedKeys(v.Objects) {
+		for i := range v.Objects[app] {
+			if o := &v.Objects[app][i]; o.Object.GetUID() == uid {
+				return o
+			}
+		}
+	}
+	return nil
+}
+
+// wants reports whether a commit has the slot, on some node.
+func (v *Revision) wants(slot reconcile.Slot) bool {
+	o := v.object(slot.Workload)
+	if o == nil {
+		return false
+	}
+	if d, ok := o.Object.(*appsv1.Deployment); ok {
+		return slot.Ordinal < *d.Spec.Replicas
+	}
+	return true
+}
+
+func live(m reconcile.Instance) bool {
+	return !m.Terminating && m.Phase != "Failed" && m.Phase != "Succeeded"
+}
+
+func slotName(m reconcile.Instance) string {
+	if m.Slot.Node != "" {
+		return m.Owner + "@" + m.Slot.Node
+	}
+	return fmt.Sprintf("%s[%d]", m.Owner, m.Slot.Ordinal)
+}
+
+func condition(m reconcile.Instance) string {
+	switch {
+	case m.Terminating:
+		return "terminating"
+	case m.Ready:
+		return "ready"
+	case m.Reason != "":
+		return m.Reason
+	}
+	return string(m.Phase) + ", not ready"
+}
