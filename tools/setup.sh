@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs what a bare Debian 12 lacks to build, test and demonstrate Pleach. Asks for nothing, says
-# what it does, and does nothing the second time. Debian's Go is too old; it is used once, to fetch
-# the toolchain of go.mod as the Go module that it is, into .toolchain.
+# Installs what a bare Debian 12 lacks to build, test and demonstrate Pleach, and the packages that
+# its arguments name, each as "package: why". Asks for nothing, says what it does, and does nothing
+# the second time. Debian's Go is too old; it is used once, to fetch the toolchain of go.mod as the Go
+# module that it is, into .toolchain.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -32,6 +33,7 @@ while IFS=: read -r package why; do
 	fi
 done <<EOF
 $packages
+$(printf '%s\n' "$@")
 EOF
 
 install() {
