@@ -121,20 +121,26 @@ func TestBounds(t *testing.T) {
 		{"v2, the root of the tree", nil, map[string]string{"cgroup.procs": ""}, Bounds{}},
 		{"v2, no limits", nil, map[string]string{"a/memory.max": "max", "a/cpu.max": "max 100000", "a/pods/memory.max": "max"}, Bounds{}},
 		{
-			"v2, above", nil, map[string]string{"a/memory.max": "1000", "a/cpu.max": "150000 100000", "a/pods/memory.max": "max", "a/pods/cpu.max": "max 100000"},
+			"v2, above", nil,
+			map[string]string{"a/memory.max": "1000", "a/cpu.max": "150000 100000", "a/pods/memory.max": "max", "a/pods/cpu.max": "max 100000"},
 			Bounds{1500, 1000},
 		},
 		{
-			"v2, below the root", nil, map[string]string{"memory.max": "3000", "a/memory.max": "2000", "a/pods/memory.max": "1000", "a/pods/cpu.max": "20000 40000"},
+			"v2, below the root", nil,
+			map[string]string{"memory.max": "3000", "a/memory.max": "2000", "a/pods/memory.max": "1000", "a/pods/cpu.max": "20000 40000"},
 			Bounds{500, 1000},
 		},
 		{"v2, elsewhere", nil, map[string]string{"b/memory.max": "1000", "a/agent/memory.max": "1000", "a/pods/memory.max": "2000"}, Bounds{0, 2000}},
 		{
-			"v1", map[string]string{"memory.limit_in_bytes": "5000", "a/memory.limit_in_bytes": v1Unlimited, "cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000", "a/cpu.cfs_quota_us": "-1", "a/cpu.cfs_period_us": "100000"}, nil,
+			"v1",
+			map[string]string{"memory.limit_in_bytes": "5000", "a/memory.limit_in_bytes": v1Unlimited, "cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000", "a/cpu.cfs_quota_us": "-1", "a/cpu.cfs_period_us": "100000"},
+			nil,
 			Bounds{500, 5000},
 		},
 		{
-			"hybrid", map[string]string{"a/memory.limit_in_bytes": "5000"}, map[string]string{"a/cgroup.procs": ""},
+			"hybrid",
+			map[string]string{"a/memory.limit_in_bytes": "5000"},
+			map[string]string{"a/cgroup.procs": ""},
 			Bounds{0, 5000},
 		},
 	} {
