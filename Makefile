@@ -19,7 +19,7 @@ TEST   = bin/gotestsum
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: node-binaries ## build bin/pleach, with the node binaries inside
@@ -77,6 +77,12 @@ kernel: bin/gotestsum build ## all tests in full, with real containerd, nftables
 .PHONY: test
 test: setup unit kernel ## all tests
 	@echo "make test: all tests passed"
+
+# Not part of "make test": it takes minutes, most of them in emulation.
+.PHONY: test-cgroup2
+test-cgroup2: setup bin/gotestsum node-binaries ## a node on a kernel with cgroup v2 alone, in a virtual machine; nightly
+	@sh tools/setup.sh "e2fsprogs: the virtual machine's disk" "qemu-system-x86: the virtual machine"
+	PLEACH_TESTS=cgroup2 PLEACH_NO_SKIP=1 CGO_ENABLED=0 $(TEST) --format testname -- -count=1 -timeout 60m ./e2e/cgroup2
 
 .PHONY: check
 check: setup lint-tools node-binaries ## lint, format, module tidiness, generated files
