@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -125,6 +126,11 @@ var kinds = map[schema.GroupVersionKind]kind{
 		},
 		update: func(o, old runtime.Object) field.ErrorList {
 			d, q := o.(*apps.DaemonSet), old.(*apps.DaemonSet)
+			// An API server counts the templates of a DaemonSet itself.
+			d.Spec.TemplateGeneration = q.Spec.TemplateGeneration
+			if !equality.Semantic.DeepEqual(d.Spec.Template, q.Spec.Template) {
+				d.Spec.TemplateGeneration++
+			}
 			return appsvalidation.ValidateDaemonSetUpdate(d, q, podutil.GetValidationOptionsFromPodTemplate(&d.Spec.Template, &q.Spec.Template))
 		},
 	},

@@ -21,6 +21,18 @@ immutable: true
 data: {a: b}
 `
 
+const daemonYAML = `apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: d}
+spec:
+  selector: {matchLabels: {app: d}}
+  template:
+    metadata: {labels: {app: d}}
+    spec:
+      containers:
+      - {name: d, image: "example.org/d:1"}
+`
+
 func TestValidateUpdate(t *testing.T) {
 	tests := []struct {
 		name, text, old, new string
@@ -30,6 +42,9 @@ func TestValidateUpdate(t *testing.T) {
 		{"an image", webYAML, "web:1", "web:2", ""},
 		{"replicas", webYAML, "replicas: 3", "replicas: 4", ""},
 		{"a selector", webYAML, "app: web", "app: shop", "spec.selector"},
+		{"a DaemonSet's image", daemonYAML, "d:1", "d:2", ""},
+		{"a DaemonSet's labels", daemonYAML, "name: d}", "name: d, labels: {a: b}}", ""},
+		{"a DaemonSet's selector", daemonYAML, "app: d", "app: e", "spec.selector"},
 		{"a Pod's image", podYAML, "p:1", "p:2", ""},
 		{"a Pod's grace", podYAML, "Seconds: 5", "Seconds: 6", "spec"},
 		{"a Pod's label", podYAML, "name: p}", "name: p, labels: {a: b}}", ""},
