@@ -18,7 +18,7 @@ func TestCommands(t *testing.T) {
 	f := newFlock(t)
 	f.repo.Write(appDir+"/box.yaml", box)
 	f.repo.Write(appDir+"/config.yaml", config("one"))
-	f.push("a box with configuration")
+	f.deploy("a box with configuration")
 	f.waitReady("default/box", 1)
 	pod := f.podName("default/box")
 
@@ -31,7 +31,7 @@ func TestCommands(t *testing.T) {
 		}
 		before := f.pids()
 		f.repo.Write(appDir+"/config.yaml", config("two"))
-		f.push("another word")
+		f.deploy("another word")
 		f.wait("the mounted file follows", func(context.Context) error {
 			if got, err := f.try("exec", pod, "--", "cat", "/config/word"); err != nil || got != "two" {
 				return fmt.Errorf("it says %q (%w)", got, err)

@@ -180,6 +180,18 @@ func (f *flock) push(message string) string {
 	return id
 }
 
+// deploy is push for a commit of which nothing may be refused.
+func (f *flock) deploy(message string) string {
+	f.t.Helper()
+	id := f.push(message)
+	for _, r := range f.status().Refusals {
+		if r.Commit.ID == id {
+			f.t.Fatalf("%s: refused: %s", message, r.Reason)
+		}
+	}
+	return id
+}
+
 // waitHead waits until the node has verified a commit, or a later one.
 func (f *flock) waitHead(id string) {
 	f.t.Helper()

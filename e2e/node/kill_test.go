@@ -64,7 +64,7 @@ func TestKill(t *testing.T) {
 			"strategy:", "  rollingUpdate:", "    maxSurge: 1", "    maxUnavailable: "+strconv.Itoa(version%2)))
 	}
 	write()
-	f.push("two workloads")
+	f.deploy("two workloads")
 	f.waitReady(bystander, 2)
 	f.waitReady(rolling, 3)
 	before := f.pids()

@@ -34,7 +34,7 @@ func TestAgentRestart(t *testing.T) {
 	f := newFlock(t)
 	const name, replicas = "default/many", 50
 	f.repo.Write(appDir+"/many.yaml", web("many", "6.14.1", replicas))
-	f.push("many pods")
+	f.deploy("many pods")
 	f.waitReady(name, replicas)
 	before, pids := runsOf(f.pods(name)), f.pids()
 	if len(pids) != 2*replicas {
@@ -69,7 +69,7 @@ func TestAgentRestart(t *testing.T) {
 	}
 
 	f.repo.Remove(appDir + "/many.yaml")
-	f.push("no pods")
+	f.deploy("no pods")
 	f.wait("nothing is left", func(ctx context.Context) error {
 		if n := len(f.pids()); n > 0 {
 			return fmt.Errorf("%d containers and sandboxes run", n)
@@ -96,7 +96,7 @@ func TestPowerOff(t *testing.T) {
 	f.repo.Write(appDir+"/web.yaml", web("web", "6.14.1", 3))
 	f.repo.Write(appDir+"/bare.yaml", bare)
 	f.repo.Write(appDir+"/once.yaml", once)
-	f.push("pods of several kinds")
+	f.deploy("pods of several kinds")
 	running := map[string]int{"default/web": 3, "default/bare": 1}
 	for name, n := range running {
 		f.waitReady(name, n)

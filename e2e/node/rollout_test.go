@@ -135,14 +135,14 @@ func TestRollout(t *testing.T) {
 	}
 
 	f.repo.Write(file, podinfo("default", "6.14.1", 3))
-	f.push("podinfo: deploy")
+	f.deploy("podinfo: deploy")
 	f.waitReady(name, 3)
 	wantVersions(f, "6.14.1")
 
 	f.run("an image change keeps its bounds", func(f *flock) {
 		f.repo.Write(file, podinfo("default", "6.14.2", 3))
 		f.during(holds, func() {
-			f.push("podinfo: 6.14.2")
+			f.deploy("podinfo: 6.14.2")
 			f.waitReady(name, 3)
 		})
 		wantVersions(f, "6.14.2")
@@ -151,7 +151,7 @@ func TestRollout(t *testing.T) {
 		before := f.pids()
 		f.repo.Write(file, podinfo("default", missing, 3))
 		f.during(holds, func() {
-			bad := f.push("podinfo: an image that nobody built")
+			bad := f.deploy("podinfo: an image that nobody built")
 			f.waitWaiting(name, "ImagePullBackOff")
 			if out := f.kubectl("describe", "deploy", "podinfo"); !strings.Contains(out, missing) || !strings.Contains(out, "ImagePullBackOff") {
 				f.t.Errorf("describe does not say what is wrong:\n%s", out)

@@ -23,12 +23,12 @@ func TestFailingVersions(t *testing.T) {
 		f.run(c.name, func(f *flock) {
 			workload, file := "default/"+c.name, appDir+"/"+c.name+".yaml"
 			f.repo.Write(file, web(c.name, "6.14.1", 2, spec...))
-			f.push(c.name + ": deploy")
+			f.deploy(c.name + ": deploy")
 			f.waitReady(workload, 2)
 			before := f.pids()
 			f.repo.Write(file, web(c.name, c.tag, 2, spec...))
 			f.during(bounds{workload: workload, available: 2, running: 3}, func() {
-				bad := f.push(c.name + ": a version that does not come up")
+				bad := f.deploy(c.name + ": a version that does not come up")
 				f.waitWaiting(workload, c.reason)
 				f.wait("the deadline passes", func(ctx context.Context) error {
 					w, err := f.workload(ctx, workload)
@@ -69,7 +69,7 @@ func TestWorkloads(t *testing.T) {
 	daemon := strings.NewReplacer("kind: Deployment", "kind: DaemonSet", "  replicas: 1\n", "").Replace(web("daemon", "6.14.1", 1))
 	f.repo.Write(file("daemon"), daemon)
 	f.repo.Write(file("bare"), bare)
-	f.push("workloads of every kind")
+	f.deploy("workloads of every kind")
 	for name, n := range map[string]int{"scaled": 1, "recreated": 2, "paused": 1, "daemon": 1, "bare": 1} {
 		f.waitReady("default/"+name, n)
 	}
@@ -78,7 +78,7 @@ func TestWorkloads(t *testing.T) {
 		before := f.pids()
 		for _, n := range []int{3, 1} {
 			f.repo.Write(file("scaled"), web("scaled", "6.14.1", n))
-			f.push(fmt.Sprintf("scaled: %d replicas", n))
+			f.deploy(fmt.Sprintf("scaled: %d replicas", n))
 			f.waitReady("default/scaled", n)
 		}
 		f.samePIDs(before)
@@ -101,13 +101,13 @@ func TestWorkloads(t *testing.T) {
 			}
 			return nil
 		}, func() {
-			f.push("recreated: 6.14.2")
+			f.deploy("recreated: 6.14.2")
 			f.waitReady("default/recreated", 2)
 		})
 	})
 	f.run("paused", func(f *flock) {
 		f.repo.Write(file("paused"), web("paused", "6.14.2", 1, "paused: true"))
-		f.push("paused: 6.14.2, but not now")
+		f.deploy("paused: 6.14.2, but not now")
 		f.waitWaiting("default/paused", "paused")
 		w, err := f.workload(f.t.Context(), "default/paused")
 		must(f.t, err)
@@ -115,12 +115,12 @@ func TestWorkloads(t *testing.T) {
 			f.t.Errorf("Progressing says %s, with %d updated and %d available pods", got, w.Updated, w.Available)
 		}
 		f.repo.Write(file("paused"), web("paused", "6.14.2", 1))
-		f.push("paused: now")
+		f.deploy("paused: now")
 		f.waitReady("default/paused", 1)
 	})
 	f.run("DaemonSet", func(f *flock) {
 		f.repo.Write(file("daemon"), strings.ReplaceAll(daemon, "6.14.1", "6.14.2"))
-		f.push("daemon: 6.14.2")
+		f.deploy("daemon: 6.14.2")
 		f.waitReady("default/daemon", 1)
 		if got := f.versions("default/daemon"); got["6.14.2"] != 1 {
 			f.t.Errorf("it runs %v", got)
@@ -153,7 +153,7 @@ func TestWorkloads(t *testing.T) {
 	f.run("removed", func(f *flock) {
 		f.repo.Remove(file("scaled"), file("recreated"), file("paused"), file("daemon"), file("bare"))
 		f.repo.Write(file("last"), web("last", "6.14.1", 1))
-		f.push("all removed but one that is new")
+		f.deploy("all removed but one that is new")
 		f.waitReady("default/last", 1)
 		f.wait("the others are gone with their addresses", func(ctx context.Context) error {
 			pods, err := f.listPods(ctx, "")
