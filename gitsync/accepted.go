@@ -76,6 +76,7 @@ type Refusal struct {
 	Commit  reconcile.Commit
 	Subject string // first line of the commit's message
 	Author  string // "Name <mail>", as the commit claims
+	Signer  string // principals of the key that signed it; "" when that is nobody known
 	App     string // "" when the whole commit is refused; ClusterUnit for the cluster's own files
 	Reason  string // one sentence: "signed by a key that trust/allowed_signers does not know: SHA256:…"
 	// Running is the accepted commit that stays in force.
@@ -106,7 +107,7 @@ func (r Refusal) Remedy() string {
 	case r.Stranger != "":
 		return fmt.Sprintf("undo what nobody known signed (\"git revert %.12[1]s\"), or adopt it: a signed commit whose message ends with a line \"%[2]s: %.12[1]s\"",
 			r.Stranger, adoptTrailer)
-	case len(r.Problems) > 0:
+	case r.Signer != "" || len(r.Problems) > 0:
 		return "push a commit that corrects it, or " + revert + "; Pleach looks at the next commit by itself"
 	default:
 		return "have somebody whom trust/allowed_signers knows revert it (" + revert + ") or make the change in a commit of their own"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/gitsync/manifest"
@@ -144,7 +145,7 @@ func (w *walker) examine(id string, signers *trust.AllowedSigners) (*examined, e
 // refuse words the refusal of the commit for one unit; "" means the commit as a whole.
 func (x *examined) refuse(unit, reason string, running reconcile.Commit, problems []manifest.Problem) Refusal {
 	return Refusal{
-		Commit: x.at, Subject: x.subject, Author: x.author,
+		Commit: x.at, Subject: x.subject, Author: x.author, Signer: strings.Join(x.signer.Principals, ", "),
 		App: unit, Reason: reason, Running: running, Problems: problems,
 	}
 }

@@ -169,7 +169,7 @@ func (k treeChecker) read(key checkedTree, dir string) (entries []TreeEntry, siz
 		case n > k.limits.BlobBytes:
 			return nil, size, false, &ObjectError{
 				ID: e.ID, Path: path.Join(dir, e.Name),
-				Reason: fmt.Sprintf("is %d bytes large, more than the limit of %d", n, k.limits.BlobBytes),
+				Reason: fmt.Sprintf("has %d bytes, more than the limit of %d: split the file", n, k.limits.BlobBytes),
 			}
 		}
 	}
