@@ -2,6 +2,7 @@ package cgroup2_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -68,7 +69,15 @@ func capacity(n *node) {
 		}
 	}
 	var got corev1.Node
-	n.wait("the node is known", func(ctx context.Context) error { return n.get(ctx, &got, "node", nodeName) })
+	n.wait("the agent has said what the machine has", func(ctx context.Context) error {
+		if err := n.get(ctx, &got, "node", nodeName); err != nil {
+			return err
+		}
+		if got.Status.Capacity == nil {
+			return errors.New("the node has no capacity yet")
+		}
+		return nil
+	})
 	if memory := got.Status.Capacity.Memory().Value(); total == 0 || memory != total<<10 {
 		n.t.Errorf("memory: capacity %d; the machine has %d", memory, total<<10)
 	}

@@ -23,8 +23,8 @@ import (
 
 // An emulated processor is 10 to 30 times slower than the one under it, and that one may be busy.
 const (
-	bootTime = 5 * time.Minute
-	patience = 5 * time.Minute
+	bootTime = 10 * time.Minute
+	patience = 10 * time.Minute
 )
 
 // hostAddr is this machine's 127.0.0.1 as QEMU's user network shows it to its guest.
