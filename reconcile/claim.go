@@ -166,14 +166,21 @@ func (p *pass) declined(x *want, node string) (time.Time, string) {
 // gate says why this node may claim nothing of an app yet. A node that has not heard everybody, or
 // whose version of the app is not the newest, would bring back what others have deleted.
 func (p *pass) gate(app string) string {
+	if why := p.unheard(); why != "" {
+		return why
+	}
+	if c := p.newest[app]; c.Level > p.in.Accepted[app].Level {
+		return fmt.Sprintf("node %s has accepted a newer commit of %s: %s", c.node, app, c.ID)
+	}
+	return ""
+}
+
+// unheard says whose document has not arrived yet. A node that has just started does not know what the
+// others run, and not even on which of them a DaemonSet has slots.
+func (p *pass) unheard() string {
 	for _, n := range p.nodes {
 		if name := n.Node.Name; n.Stable && !n.Gone && name != p.in.Self && p.docs[name] == nil {
 			return fmt.Sprintf("waits for the document of node %s", name)
-		}
-	}
-	for _, name := range p.names() {
-		if c := p.docs[name].Accepted[app]; name != p.in.Self && c.Level > p.in.Accepted[app].Level {
-			return fmt.Sprintf("node %s has accepted a newer commit of %s: %s", name, app, c.ID)
 		}
 	}
 	return ""

@@ -23,7 +23,9 @@ type want struct {
 func (p *pass) decide(w *workload) {
 	w.roll = p.rolloutOf(w)
 	for _, m := range w.surplus {
-		p.stop(m, w.object.Commit.ID, w.surplusReason(m))
+		if !p.ahead(m) {
+			p.stop(m, w.object.Commit.ID, w.surplusReason(m))
+		}
 	}
 	taint, driven := p.evictedBy(w)
 	for _, s := range w.slots {
@@ -69,6 +71,7 @@ func (p *pass) replaced(w *workload, s *slot) {
 	p.duplicates(s.now)
 	for i, m := range s.old {
 		switch {
+		case p.ahead(m):
 		case ready:
 			p.stop(m, w.object.Commit.ID, fmt.Sprintf("%s of revision %s is ready in its place", cur.Name, cur.Revision))
 		case i > 0, !m.available(w, p.in.Now) && m.Claimed.After(cur.Claimed):
@@ -90,6 +93,10 @@ func (p *pass) replaced(w *workload, s *slot) {
 
 // outdated handles a slot that has pods of other revisions only.
 func (p *pass) outdated(w *workload, s *slot) {
+	if i := slices.IndexFunc(s.old, p.ahead); i >= 0 {
+		p.explain(w, s, RuleKeep, fmt.Sprintf("%s was started for commit %s, which node %s has not accepted", s.old[i].Name, s.old[i].Commit.ID, p.in.Self))
+		return
+	}
 	for _, m := range s.old[1:] {
 		p.stop(m, w.object.Commit.ID, fmt.Sprintf("revision %s is not wanted any more", m.Revision))
 	}
@@ -114,6 +121,11 @@ func (p *pass) outdated(w *workload, s *slot) {
 		// It was lost, and started again at its previous revision under this very commit: it waits
 		// for its turn, or it would change before it was ready.
 		if why = inOrder(w.roll, s.index, how); why != "" {
+			how = wait
+		}
+	}
+	if how != wait && m.available(w, p.in.Now) {
+		if why = p.unheard(); why != "" {
 			how = wait
 		}
 	}

@@ -345,3 +345,37 @@ func TestDuplicatesStopOnEvidenceAlone(t *testing.T) {
 		t.Errorf("the junior still runs:\n%s", w.story())
 	}
 }
+
+// TestAnOlderHeadTakesNothingBack is a node whose store was lost while its remote showed an older head
+// (seed 53 of the simulator): its own pods tell that there is a newer commit.
+func TestAnOlderHeadTakesNothingBack(t *testing.T) {
+	w := newWorld(t)
+	w.push(Object{Object: deployment("a", 2, 1, 0)})
+	old := w.in
+	w.push(Object{Object: deployment("b", 3, 1, 0)})
+	w.run(10 * time.Second)
+	w.in.Objects, w.in.Accepted, w.state = old.Objects, old.Accepted, State{}
+	before := len(w.log)
+	w.run(10 * time.Second)
+	if len(w.log) != before {
+		t.Errorf("at the older commit:\n%s", w.story())
+	}
+	expect(t, w, 3, 3, "b100m00000")
+}
+
+// TestNothingChangesBeforeTheOthersAreHeard is a node that was started again in a rollout (seed 15 of
+// the simulator, 3 nodes): without the other's document the DaemonSet had one slot, its own, and the pod
+// in it was stopped beside the other's.
+func TestNothingChangesBeforeTheOthersAreHeard(t *testing.T) {
+	f := newFlock(t, 1, 2)
+	w := f.worlds[0]
+	w.push(Object{Object: daemonSet("a", 0, 1)})
+	heard := []Document{{Node: "n1", Accepted: w.in.Accepted}}
+	w.in.Documents = heard
+	w.run(5 * time.Second)
+	w.push(Object{Object: daemonSet("b", 0, 1)})
+	w.in.Documents, w.state = nil, State{}
+	if d := w.step(); len(d.Actions) > 0 {
+		t.Errorf("before the document of n1 came: %v", d.Actions)
+	}
+}

@@ -76,11 +76,17 @@ func (p *pass) collect() {
 		}
 	}
 	for _, name := range p.names() {
+		if name != p.in.Self {
+			for app, c := range p.docs[name].Accepted {
+				p.hear(app, accepted{c, name})
+			}
+		}
 		for _, m := range p.docs[name].Instances {
 			if m.Node != name {
 				continue // nobody speaks for another node
 			}
 			p.see(m)
+			p.hear(m.App, accepted{m.Commit, name})
 			w := p.byUID[m.Slot.Workload]
 			s := slots[m.Slot.key()]
 			switch {
@@ -112,6 +118,24 @@ func (p *pass) collect() {
 		}
 	}
 }
+
+// accepted is a commit and a node that has accepted it, or once had: a pod tells for which commit it
+// was started.
+type accepted struct {
+	Commit
+	node string
+}
+
+// hear remembers the newest commit of an app.
+func (p *pass) hear(app string, a accepted) {
+	if old, ok := p.newest[app]; !ok || a.Level > old.Level {
+		p.newest[app] = a
+	}
+}
+
+// ahead reports whether a pod was started for a commit of its app that this node does not have. A node
+// whose store was lost, and whose remote shows an older head, would take back what it runs.
+func (p *pass) ahead(m Instance) bool { return m.Commit.Level > p.in.Accepted[m.App].Level }
 
 // released is a release and the node that gave the slot up.
 type released struct {

@@ -150,6 +150,7 @@ type pass struct {
 	byUID     map[types.UID]*workload
 	strays    []Instance          // of workloads that are not wanted
 	releases  map[string]released // the newest of each slot
+	newest    map[string]accepted // per app, the newest commit that any document speaks of
 	sizes     sizes
 	wants     []*want
 	stops     []Action
@@ -169,6 +170,7 @@ func newPass(s State, in Input) *pass {
 		pods:     map[types.UID]*corev1.Pod{},
 		byUID:    map[types.UID]*workload{},
 		releases: map[string]released{},
+		newest:   map[string]accepted{},
 		sizes:    sizes{},
 		stopping: map[types.UID]bool{},
 		slots:    map[string]*SlotDecision{},
