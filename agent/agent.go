@@ -227,9 +227,13 @@ func (n *node) runPods(ctx context.Context, streams *streams) error {
 	})
 	streams.set(manager, client.runtime)
 	writer := n.statusWriter()
+	memory, err := openDecisions(n.Dir)
+	if err != nil {
+		n.Log.Warn("timers and back-offs start again", "err", err)
+	}
 	decider := &decider{
 		node: n.Node, boot: n.boot, self: n.document, pods: manager, store: n.store, publish: writer.Set,
-		metrics: n.metrics, log: n.Log.With("part", "decide"), starting: map[types.UID]time.Time{},
+		memory: memory, key: n.signer.Ed25519(), metrics: n.metrics, log: n.Log.With("part", "decide"), starting: map[types.UID]time.Time{},
 	}
 	n.ready.await("")
 	group, ctx := errgroup.WithContext(ctx)

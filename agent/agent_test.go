@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"log/slog"
 	"maps"
@@ -146,7 +147,12 @@ func newDecider(t *testing.T, pods podRuntime) (d *decider, published *map[strin
 	room := corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("110"),
 	}
+	memory, err := openDecisions(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &decider{
+		memory: memory, key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)),
 		node: "n1", boot: 1, pods: pods, store: store, metrics: metrics, log: slog.New(slog.DiscardHandler),
 		self: func() reconcile.Document {
 			return reconcile.Document{Allocatable: room, Conditions: []corev1.NodeCondition{nodeReady("", "", time.Unix(1, 0))}}
@@ -155,6 +161,8 @@ func newDecider(t *testing.T, pods podRuntime) (d *decider, published *map[strin
 		starting: map[types.UID]time.Time{},
 	}, published
 }
+
+const webUID types.UID = "0cc175b9-c0f1-56c5-9b2a-6a1d1a2f3c4d"
 
 func acceptedWith(replicas int32) *gitsync.Accepted {
 	commit := reconcile.Commit{ID: strings.Repeat("ab", 20), Level: 2}
@@ -166,7 +174,7 @@ func acceptedWith(replicas int32) *gitsync.Accepted {
 	}
 	web := &appsv1.Deployment{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "web-uid", Generation: 1},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: webUID, Generation: 1},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas, Template: template, Selector: &metav1.LabelSelector{MatchLabels: template.Labels},
 			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType},

@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"slices"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/pleachdev/pleach/agent/api"
 	"github.com/pleachdev/pleach/agent/report"
 	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/state"
 )
@@ -39,7 +42,8 @@ type decider struct {
 	metrics *api.Metrics
 	log     *slog.Logger
 
-	memory   reconcile.State
+	memory   *decisions
+	key      ed25519.PrivateKey // signs the document
 	author   author
 	accepted *gitsync.Accepted       // of the last pass
 	since    time.Time               // when accepted was first seen here
@@ -97,7 +101,7 @@ func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error
 		d.accepted, d.since = accepted, now
 		d.pods.ConfigChanged()
 	}
-	document, err := d.document(accepted, pods)
+	document, err := d.document(accepted, pods, now)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -107,12 +111,15 @@ func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error
 		Objects: objects(accepted), Apps: apps(accepted), Accepted: document.Accepted,
 		Nodes: nodes(accepted, d.node), Documents: []reconcile.Document{document}, Pods: pods,
 	}
-	memory, decision := reconcile.Step(d.memory, in)
-	d.memory = memory
-
-	var errs []error
+	next, decision := reconcile.Step(d.memory.State, in)
+	d.memory.take(next, decision, now)
+	// On disk before it is done: a slot that is given up is not taken for a lost one after a crash.
+	errs := []error{d.memory.save()}
 	for _, a := range decision.Actions {
 		errs = append(errs, d.apply(a, now))
+	}
+	if document, err = d.say(document); err != nil {
+		return time.Time{}, errors.Join(append(errs, err)...)
 	}
 	d.store.SetWorkloads(decision.Workloads)
 	d.store.SetDecisions(decision.Slots)
@@ -121,12 +128,19 @@ func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error
 		Accepted: accepted, Alarm: snapshot.Remote().Alarm, Documents: []reconcile.Document{document}, Workloads: decision.Workloads,
 	})
 	if err == nil {
+		// Beside the document for people stands the one that its node signed, for nodes that can ask
+		// no other.
+		var sealed gossip.Sealed
+		if sealed, err = gossip.Encode(document, d.key); err == nil {
+			files[path.Join("status", d.node+".cbor")] = sealed.Bytes()
+		}
 		d.publish(files)
 	}
 	return decision.Wake, errors.Join(append(errs, err)...)
 }
 
-func (d *decider) document(accepted *gitsync.Accepted, pods []*corev1.Pod) (reconcile.Document, error) {
+// document says what is known before the pass decides.
+func (d *decider) document(accepted *gitsync.Accepted, pods []*corev1.Pod, now time.Time) (reconcile.Document, error) {
 	next := d.self()
 	next.Node, next.Boot, next.Versions = d.node, d.boot, specVersions
 	next.Accepted, next.Head = vector(accepted), accepted.Head
@@ -134,6 +148,13 @@ func (d *decider) document(accepted *gitsync.Accepted, pods []*corev1.Pod) (reco
 	if next.Instances, err = instances(pods); err != nil {
 		return next, err
 	}
+	d.memory.expire(next.Instances, now)
+	return d.say(next)
+}
+
+// say adds what this node has given up and declined, and numbers the document if that is news.
+func (d *decider) say(next reconcile.Document) (reconcile.Document, error) {
+	next.Releases, next.Declines = slices.Clone(d.memory.Releases), slices.Clone(d.memory.Declines)
 	return d.author.write(next)
 }
 
