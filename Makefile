@@ -64,10 +64,11 @@ demo-down: ## take the demo away again
 	@test ! -d $(DEMO_DIR) || { $(MAKE) --no-print-directory build bin/demo && bin/demo -dir $(DEMO_DIR) down; }
 	@echo "the demo is gone"
 
-# The short tests with the race detector: what one runs after each change.
+# The short tests with the race detector: what one runs after each change. The detector would let
+# every process sleep for a second before its end.
 .PHONY: unit
 unit: bin/gotestsum ## unit tests with the race detector; no root, under a minute
-	PLEACH_TESTS=unit CGO_ENABLED=1 $(TEST) --format pkgname-and-test-fails --hide-summary skipped -- -race -short ./...
+	PLEACH_TESTS=unit GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 $(TEST) --format pkgname-and-test-fails --hide-summary skipped -- -race -short ./...
 
 # Everything in full; one package at a time, since the nodes of end-to-end tests want both cores.
 .PHONY: kernel

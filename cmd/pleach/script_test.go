@@ -43,6 +43,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { _ = os.RemoveAll(dir) })
 			env.Setenv("PLEACH_DIR", dir)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // or each command takes a second longer under the race detector
 			env.Values["store"] = state.New()
 			return nil
 		},
