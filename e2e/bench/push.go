@@ -14,17 +14,19 @@ const pushed = 3 // replicas that each push brings
 
 // push measures from the start of "git push" to three new pods seen ready, with a hint.
 func (f *flock) push() error {
-	total, held, steps, err := f.pushes("push", f.runs, nil)
+	m, err := f.pushes("push", f.runs, nil)
 	if err != nil {
 		return err
 	}
+	total := m.total
 	const what = "git push → 3 new pods Ready"
 	p50, p95 := quantile(total, .5), quantile(total, .95)
 	f.table.judge("push", what+", p50", seconds(p50), "≤ 1.00 s", p50 <= time.Second)
 	f.table.judge("push", what+", p95", seconds(p95), "≤ 2.00 s", p95 <= 2*time.Second)
 	f.table.add("push", what+", all "+fmt.Sprint(len(total)), fmt.Sprintf("%s to %s", seconds(slices.Min(total)), seconds(slices.Max(total))))
-	f.table.add("push", "the server has the commit → 3 Ready, p50", seconds(quantile(held, .5)))
-	for _, s := range steps {
+	f.table.add("push", "the server has the commit → 3 Ready, p50", seconds(quantile(m.held, .5)))
+	f.table.add("push", "processor time of the node per pod, p50", millis(quantile(m.cpu, .5)/pushed))
+	for _, s := range m.steps {
 		f.table.add("push", "· "+s.name, fmt.Sprintf("%4d ms, at %4d ms", s.took.Milliseconds(), s.at.Milliseconds()))
 	}
 	return nil
@@ -37,17 +39,24 @@ func (f *flock) poll() error {
 	}
 	// Pushes come at any moment between two polls.
 	chance := rand.New(rand.NewPCG(1, 2))
-	total, _, _, err := f.pushes("poll", f.count(f.runs, 2), func() time.Duration { return time.Duration(chance.Int64N(int64(time.Second))) })
+	m, err := f.pushes("poll", f.count(f.runs, 2), func() time.Duration { return time.Duration(chance.Int64N(int64(time.Second))) })
 	if err != nil {
 		return err
 	}
-	f.table.add("poll", "git push → 3 new pods Ready without hint, polling each second, mean", seconds(mean(total)))
+	f.table.add("poll", "git push → 3 new pods Ready without hint, polling each second, mean", seconds(mean(m.total)))
 	return f.restartAgent()
 }
 
-// pushes pushes n deployments, each alone on the node. It returns how long the pods took to be ready
-// since "git push" was started and since the server had the commit, and where the time went.
-func (f *flock) pushes(prefix string, n int, pause func() time.Duration) (total, held []time.Duration, steps []step, err error) {
+// measured is what some pushes took.
+type measured struct {
+	total []time.Duration // from the start of "git push" until all pods were ready
+	held  []time.Duration // the same since the server had the commit
+	cpu   []time.Duration // of the node's processes meanwhile
+	steps []step
+}
+
+// pushes pushes n deployments, each alone on the node.
+func (f *flock) pushes(prefix string, n int, pause func() time.Duration) (m measured, err error) {
 	var timelines []timeline
 	for i := range n + 1 {
 		d := deployment{fmt.Sprintf("%s-%d", prefix, i), pushed, "1"}
@@ -58,42 +67,52 @@ func (f *flock) pushes(prefix string, n int, pause func() time.Duration) (total,
 		}
 		watched := f.watch(f.ctx, d)
 		f.requests.clear()
+		before, err := f.node.CPU()
+		if err != nil {
+			return m, err
+		}
 		began := time.Now()
 		f.repo.Push()
 		returned := time.Now()
 		ready, err := watched.ready(pushed, d.version)
 		if err != nil {
 			watched.cancel()
-			return nil, nil, nil, err
+			return m, err
 		}
 		var last time.Time
 		for _, at := range ready {
 			last = later(last, at)
 		}
 		watched.cancel()
+		after, err := f.node.CPU()
+		if err != nil {
+			return m, err
+		}
 		server := f.git.Pushes()
 		at := slices.IndexFunc(server, func(p lab.Push) bool { return p.After == f.repo.Head() })
 		if err := f.settle(); err != nil {
-			return nil, nil, nil, err
+			return m, err
 		}
 		if i > 0 { // the first one pulls the image
 			t, err := f.timeline(d, began)
 			if err != nil {
-				return nil, nil, nil, err
+				return m, err
 			}
 			t.reached("the server has the commit", server[at].Time)
 			t.reached("git push returns", returned)
 			t.reached("Ready seen through the API", last)
 			timelines = append(timelines, t)
-			total = append(total, last.Sub(began))
-			held = append(held, last.Sub(server[at].Time))
+			m.total = append(m.total, last.Sub(began))
+			m.held = append(m.held, last.Sub(server[at].Time))
+			m.cpu = append(m.cpu, after-before)
 			fmt.Fprintf(os.Stderr, "    %s: %s\n", d.name, seconds(last.Sub(began)))
 		}
 		if err := f.remove(d); err != nil {
-			return nil, nil, nil, err
+			return m, err
 		}
 	}
-	return total, held, summary(timelines), nil
+	m.steps = summary(timelines)
+	return m, nil
 }
 
 func later(a, b time.Time) time.Time {

@@ -108,3 +108,28 @@ func UsageOfTree(root int) ([]Usage, error) {
 	}
 	return tree, nil
 }
+
+// CPU is what all processes of the node have used of the processors since it was switched on, also those
+// that have ended.
+func (n *Node) CPU() (time.Duration, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, dir := range n.cgroups {
+		// Version 1 has nanoseconds in a file of their own, version 2 microseconds among others.
+		if text, err := os.ReadFile(filepath.Join(dir, "cpuacct.usage")); err == nil {
+			used, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+			return time.Duration(used), err
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "cpu.stat"))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			if value, ok := strings.CutPrefix(line, "usage_usec "); ok {
+				used, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+				return time.Duration(used) * time.Microsecond, err
+			}
+		}
+	}
+	return 0, fmt.Errorf("node %s: no cgroup counts processor time", n.Name)
+}
