@@ -55,24 +55,28 @@ func (f *finder) find(p *Planner, s *place) bool {
 	return n > 0
 }
 
-// rank puts the first nodes with room of a tier into f.order, by cost. The first few of each group
-// are enough, and within a group the larger ticket has the smaller cost, so that logarithms are
-// taken of those alone.
+// rank puts the first nodes with room of a tier into f.order, by cost. Within a group the larger
+// ticket has the smaller cost, so that logarithms are taken of few, and groups of large weight come
+// first, as what they offer leaves little for the others to better.
 func (f *finder) rank(p *Planner, s *place, t *tier) {
 	a, b := s.hash, mix(s.hash+0x9e3779b97f4a7c15)|1
+	ruled := s.kind.ruled()
 	f.order = f.order[:0]
-	for gi := range t.groups {
+	for gi := range slices.Backward(t.groups) {
 		g := &t.groups[gi]
 		var top [choices]entrant
 		n := 0
 		var floor uint64
+		if len(f.order) == choices {
+			floor = atLeast(f.order[choices-1].cost, g.weight)
+		}
 		for i, h := range g.hashes {
 			d := draw(a, b, h)
 			if d <= floor {
 				continue
 			}
 			// Few get here, however many nodes are full: only those better than the best so far.
-			if !p.hasRoom(s, g.nodes[i]) {
+			if node := g.nodes[i]; !p.fits(node, s.shape.need) || ruled && !p.hasRoom(s, node) {
 				continue
 			}
 			j := min(n, choices-1)
@@ -86,10 +90,15 @@ func (f *finder) rank(p *Planner, s *place, t *tier) {
 		}
 		for _, e := range top[:n] {
 			e.cost = cost(e.ticket, g.weight)
-			f.order = append(f.order, e)
+			at := len(f.order)
+			for at > 0 && e.compare(f.order[at-1]) < 0 {
+				at--
+			}
+			if at < choices {
+				f.order = slices.Insert(f.order, at, e)[:min(len(f.order)+1, choices)]
+			}
 		}
 	}
-	slices.SortFunc(f.order, entrant.compare)
 }
 
 // candidate is a feasible node of a slot that prefers nodes for the pods there.

@@ -35,6 +35,12 @@ type spreading struct {
 	self       int32 // 1 when the pod itself is counted
 }
 
+// factor makes counts in topologies of many domains weigh more, by the logarithm of their number, in
+// fractions of 2^16.
+func (s *spreading) factor() int64 {
+	return int64((log2(uint64(s.count.space.live+2)) >> 16 * ln2) >> 32)
+}
+
 type drawn struct {
 	count  *counter
 	weight int64
@@ -317,15 +323,13 @@ func (k *kind) attraction(n int32) int64 {
 // for nodes that lack a label. Counts in topologies of many domains weigh more, by the logarithm of
 // their number.
 func (k *kind) crowd(n int32) (int64, bool) {
-	const ln2 = 0xB17217F7 // × 2^32
 	var sum int64
 	for i := range k.soft {
 		s := &k.soft[i]
 		if s.label.domain[n] < 0 {
 			return 0, false
 		}
-		ln := int64((log2(uint64(s.count.space.live+2)) >> 16 * ln2) >> 32)
-		sum += int64(s.count.at(n))*ln + int64(s.skew-1)<<16
+		sum += int64(s.count.at(n))*s.factor() + int64(s.skew-1)<<16
 	}
 	return sum, true
 }

@@ -13,6 +13,7 @@ type pass struct {
 	evicted []int32 // slots whose running pods must end
 	again   []int32 // slots that lost their place before they ran
 	reasons map[reasonKey]string
+	found   map[preemptors]*found
 }
 
 type step struct {
@@ -43,7 +44,7 @@ func (p *Planner) undo() {
 	for _, i := range p.pass.evicted {
 		p.slots[i].by, p.slots[i].kept = -1, !p.open[i]
 	}
-	p.pass = pass{number: p.pass.number + 1, trail: p.pass.trail[:0], reasons: map[reasonKey]string{}}
+	p.pass = pass{number: p.pass.number + 1, trail: p.pass.trail[:0], reasons: map[reasonKey]string{}, found: map[preemptors]*found{}}
 }
 
 // Plan plans the open slots. It returns the assignments of all slots that do not simply stay where

@@ -34,6 +34,8 @@ type Planner struct {
 	ports      [][]HostPort // in use, per node
 	on         [][]int32    // slots per node, in no order
 	namespaces map[string]map[string]string
+	version    uint64   // grows with every change of what is planned anywhere
+	versions   []uint64 // as of the last change on each node
 
 	slots []place
 	byKey map[string]int32
@@ -103,6 +105,8 @@ func NewPlanner(in Input) *Planner {
 		ports:      make([][]HostPort, len(in.Nodes)),
 		on:         make([][]int32, len(in.Nodes)),
 		namespaces: in.Namespaces,
+		version:    1,
+		versions:   make([]uint64, len(in.Nodes)),
 		slots:      make([]place, 0, len(in.Slots)),
 		byKey:      make(map[string]int32, len(in.Slots)),
 		open:       map[int32]bool{},
@@ -298,6 +302,8 @@ func (p *Planner) pull(i int32) {
 }
 
 func (p *Planner) take(n int32, need []int64, sign int64) {
+	p.version++
+	p.versions[n] = p.version
 	free := p.free[int(n)*len(need):][:len(need)]
 	for r, v := range need {
 		free[r] -= sign * v

@@ -19,14 +19,19 @@ type victims struct {
 // compare orders by disruption, as the scheduler does once budgets are out of the way. That nothing
 // running ends comes first.
 func (v *victims) compare(o *victims) int {
-	return cmp.Or(
-		cmp.Compare(min(v.running, 1), min(o.running, 1)),
-		cmp.Compare(v.highest, o.highest),
-		cmp.Compare(v.sum, o.sum),
-		cmp.Compare(len(v.slots), len(o.slots)),
-		cmp.Compare(o.ticket, v.ticket),
-		cmp.Compare(v.node, o.node),
-	)
+	switch {
+	case min(v.running, 1) != min(o.running, 1):
+		return cmp.Compare(v.running, o.running)
+	case v.highest != o.highest:
+		return cmp.Compare(v.highest, o.highest)
+	case v.sum != o.sum:
+		return cmp.Compare(v.sum, o.sum)
+	case len(v.slots) != len(o.slots):
+		return cmp.Compare(len(v.slots), len(o.slots))
+	case v.ticket != o.ticket:
+		return cmp.Compare(o.ticket, v.ticket)
+	}
+	return cmp.Compare(v.node, o.node)
 }
 
 // preempt makes room for a slot that fits nowhere, at the cost of slots of lower priority on the
@@ -37,15 +42,7 @@ func (p *Planner) preempt(i int32) bool {
 	if s.kind.c.NeverPreempts {
 		return false
 	}
-	var best *victims
-	for n, reason := range s.kind.class.reasons {
-		if reason != "" || s.Slot.Node != "" && s.Slot.Node != p.nodes[n].Name {
-			continue
-		}
-		if v := p.victimsOn(i, int32(n)); v != nil && (best == nil || v.compare(best) < 0) {
-			best = v
-		}
-	}
+	best := p.leastDisruption(i)
 	if best == nil {
 		return false
 	}
@@ -70,6 +67,63 @@ func (p *Planner) preempt(i int32) bool {
 	return true
 }
 
+// preemptors are slots that find the same victims, as no rule about other pods has a part in it.
+type preemptors struct {
+	class, shape int
+	priority     int32
+	claimed      bool
+}
+
+// found is what preemptors found on each node, as of a version of the node.
+type found struct {
+	version []uint64
+	victims []*victims
+	none    uint64 // the planner's version at which there were none anywhere
+}
+
+// leastDisruption returns the best victims of all nodes for a slot; nil when there are none.
+func (p *Planner) leastDisruption(i int32) (best *victims) {
+	s := &p.slots[i]
+	known := &found{}
+	remember := !s.kind.ruled() && s.Slot.Node == ""
+	if remember {
+		key := preemptors{s.kind.class.id, s.shape.id, s.Priority, s.Claimed}
+		if known = p.pass.found[key]; known == nil {
+			known = &found{make([]uint64, len(p.nodes)), make([]*victims, len(p.nodes)), 0}
+			p.pass.found[key] = known
+		}
+		if known.none == p.version {
+			return nil
+		}
+	}
+	a, b := s.hash, mix(s.hash+0x9e3779b97f4a7c15)|1
+	for n, reason := range s.kind.class.reasons {
+		if reason != "" || s.Slot.Node != "" && s.Slot.Node != p.nodes[n].Name {
+			continue
+		}
+		var v *victims
+		if remember && known.version[n] == p.versions[n] {
+			v = known.victims[n]
+		} else {
+			v = p.victimsOn(i, int32(n))
+			if remember {
+				known.version[n], known.victims[n] = p.versions[n], v
+			}
+		}
+		if v == nil {
+			continue
+		}
+		v.ticket = draw(a, b, p.hashes[n])
+		if best == nil || v.compare(best) < 0 {
+			best = v
+		}
+	}
+	if best == nil && remember {
+		known.none = p.version
+	}
+	return best
+}
+
 // isRunning reports whether a planned slot runs where it is planned.
 func (p *Planner) isRunning(i int32) bool {
 	s := &p.slots[i]
@@ -88,7 +142,7 @@ func (p *Planner) victimsOn(i, n int32) *victims {
 			lower = append(lower, v)
 		}
 	}
-	out := &victims{node: n, ticket: draw(s.hash, mix(s.hash+0x9e3779b97f4a7c15)|1, p.hashes[n]), highest: -1 << 31}
+	out := &victims{node: n, highest: -1 << 31}
 	var going []*holding
 	for h := range p.held {
 		if x := &p.held[h]; x.Leaving && x.node == n && x.Priority < s.Priority {
@@ -98,6 +152,9 @@ func (p *Planner) victimsOn(i, n int32) *victims {
 	if len(lower)+len(going) == 0 {
 		return nil
 	}
+	// Putting all back leaves the node as it was.
+	version, at := p.version, p.versions[n]
+	defer func() { p.version, p.versions[n] = version, at }()
 	slices.SortFunc(lower, func(a, b int32) int {
 		x, y := &p.slots[a], &p.slots[b]
 		return cmp.Or(cmp.Compare(y.Priority, x.Priority), cmp.Compare(x.Key, y.Key))

@@ -35,6 +35,23 @@ func cost(ticket uint64, weight int64) uint64 {
 	return (64<<logBits - log2(ticket)) << 24 / uint64(weight)
 }
 
+// atLeast returns a ticket below which a node of this weight costs more than most. It is not the
+// highest such ticket.
+func atLeast(most uint64, weight int64) uint64 {
+	hi, lo := bits.Mul64(most+1, uint64(weight))
+	length := hi<<40 | lo>>24 // of cost, before it is divided
+	if hi>>24 > 0 || length >= 63<<logBits {
+		return 0
+	}
+	digits := 64<<logBits - length - 1<<logBits/log2Steps // what log2 may be off by, and more
+	n, rest := digits>>logBits, digits&(1<<logBits-1)
+	// 2^x is at least 1 + x·ln 2.
+	return (1<<logBits + rest*ln2>>logBits) << 31 >> (63 - n)
+}
+
+// ln2 is the natural logarithm of 2, with logBits digits, rounded down.
+const ln2 = 0xB17217F7
+
 // quantise rounds a weight to four significant bits, so that nodes whose allocatable differs by
 // little draw in one group. The result is in [1, 2^20].
 func quantise(weight int64) int64 {

@@ -20,6 +20,23 @@ func TestLog2(t *testing.T) {
 	}
 }
 
+func TestAtLeastMissesNoTicket(t *testing.T) {
+	for x := uint64(1); x < 1<<63; x += x/7 + 1 {
+		for _, w := range []int64{1, 3, 1000, 14 << 16, 1 << 20} {
+			c := cost(x, w)
+			if low := atLeast(c, w); low >= x {
+				t.Fatalf("atLeast(cost(%d), %d) = %d", x, w, low)
+			}
+			if low := atLeast(c, w); x > 1<<40 && low < x/100*80 {
+				t.Fatalf("atLeast(cost(%d), %d) = %d is far below", x, w, low)
+			}
+			if other := atLeast(c, 2*w); other > 0 && cost(other, 2*w) < c {
+				t.Fatalf("atLeast of twice the weight of %d is %d, which costs less", x, other)
+			}
+		}
+	}
+}
+
 // TestDrawsFollowWeights compares how often a node of each weight comes first with its share of the
 // weights, and how often a node comes among the first four.
 func TestDrawsFollowWeights(t *testing.T) {
