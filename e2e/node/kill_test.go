@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -49,71 +50,84 @@ func (r *register) note(seen map[string]process) error {
 	return errors.Join(errs...)
 }
 
-// TestKill kills the agent, and at times containerd, at random moments of rollouts. No container is
-// started twice, and every rollout ends.
+// TestKill kills the agent, containerd or both at random moments of rollouts. No container is started
+// twice, who is not rolled out answers all the time, and every rollout ends.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	f := newFlock(t)
 	random := seed(t)
 	const bystander, rolling, kills = "default/bystander", "default/rolling", 50
-	f.repo.Write(appDir+"/bystander.yaml", web("bystander", "6.14.1", 2))
-	versions := []string{"6.14.1", "6.14.2", "6.14.3"}
-	version := 0
+	tags := []string{"6.14.1", "6.14.2", "6.14.3"}
+	rollouts := 0
 	write := func() {
-		f.repo.Write(appDir+"/rolling.yaml", web("rolling", versions[version%len(versions)], 3,
-			"strategy:", "  rollingUpdate:", "    maxSurge: 1", "    maxUnavailable: "+strconv.Itoa(version%2)))
+		f.repo.Write(appDir+"/rolling.yaml", web("rolling", tags[rollouts%len(tags)], 3,
+			"strategy:", "  rollingUpdate:", "    maxSurge: 1", "    maxUnavailable: "+strconv.Itoa(rollouts%2)))
 	}
+	f.repo.Write(appDir+"/bystander.yaml", web("bystander", tags[0], 2))
 	write()
 	f.deploy("two workloads")
 	f.waitReady(bystander, 2)
 	f.waitReady(rolling, 3)
-	before := f.pids()
+	bystanders, before := f.pods(bystander), f.pids()
 	seen := register{map[string]string{}, map[string]process{}}
+	killed := map[string]int{}
 
-	rollouts, daemons := 0, 0
-	for i := range kills {
-		// A rollout is under way at every kill: the next one begins when the last has ended.
-		if f.ended(rolling, 3) {
-			version++
-			rollouts++
-			write()
-			f.repo.Commit(fmt.Sprintf("rollout %d", rollouts))
-			f.repo.Push()
+	f.alongside("the bystanders answer", func(ctx context.Context) error {
+		for _, p := range bystanders {
+			if _, err := f.get(ctx, "http://"+p.Status.PodIP+":9898/healthz"); err != nil {
+				return err
+			}
 		}
-		time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
-		daemon := random.IntN(4) == 0
-		if daemon {
-			_, err := f.node.KillContainerd()
-			daemon = err == nil // else it is away already: the agent has not started it again yet
+		return nil
+	}, func() {
+		for i := range kills {
+			// A rollout is under way at every kill: the next one begins when the last has ended.
+			if f.ended(rolling, 3) {
+				rollouts++
+				write()
+				f.repo.Commit(fmt.Sprintf("rollout %d", rollouts))
+				f.repo.Push()
+			}
+			time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
+			who := []string{"agent", "agent", "agent", "containerd", "both"}[random.IntN(5)]
+			if who != "agent" {
+				// It may be away: killed just before, and not started again yet.
+				if _, err := f.node.KillContainerd(); err == nil {
+					killed["containerd"]++
+				}
+			}
+			if who != "containerd" {
+				must(t, f.node.KillAgent())
+				killed["agent"]++
+				f.launchAgent()
+			}
+			if err := seen.note(f.processes()); err != nil {
+				t.Errorf("after kill %d, of %s: %v", i+1, who, err)
+			}
 		}
-		if daemon {
-			daemons++
-		} else {
-			must(t, f.node.KillAgent())
-			f.launchAgent()
-		}
-		if err := seen.note(f.processes()); err != nil {
-			t.Errorf("after kill %d: %v", i+1, err)
-		}
-	}
-	f.waitReady(rolling, 3)
-	f.waitReady(bystander, 2)
-	t.Logf("%d rollouts, %d pods seen; containerd was killed %d times", rollouts, len(seen.containers), daemons)
+		f.waitReady(rolling, 3)
+		f.waitReady(bystander, 2)
+	})
 	if err := seen.note(f.processes()); err != nil {
 		t.Error(err)
 	}
+	t.Logf("%d rollouts, %d pods were seen, killed were %v", rollouts, len(seen.containers), killed)
 	if rollouts < 4 {
 		t.Errorf("only %d rollouts ended under %d kills", rollouts-1, kills)
 	}
-	for _, p := range f.pods("default/bystander") {
-		id := p.Status.ContainerStatuses[0].ContainerID[len("containerd://"):]
-		if pid := f.pids()[id]; pid == 0 || pid != before[id] {
-			t.Errorf("%s: its container %.12s had process %d and has %d", p.Name, id, before[id], pid)
+	if got := f.versions(rolling); got[tags[rollouts%len(tags)]] != 3 {
+		t.Errorf("after rollout %d the pods are of versions %v", rollouts, got)
+	}
+	now := f.pids()
+	for _, p := range bystanders {
+		id := strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://")
+		if now[id] == 0 || now[id] != before[id] {
+			t.Errorf("%s: its container %.12s had process %d and has %d", p.Name, id, before[id], now[id])
 		}
 	}
 	for _, p := range f.pods("") {
-		if n := p.Status.ContainerStatuses[0].RestartCount; n != 0 {
-			t.Errorf("%s was restarted %d times: %+v", p.Name, n, p.Status.ContainerStatuses[0])
+		if s := p.Status.ContainerStatuses[0]; s.RestartCount != 0 {
+			t.Errorf("%s counts %d restarts: %+v", p.Name, s.RestartCount, s)
 		}
 	}
 	f.checkStatusCommits()

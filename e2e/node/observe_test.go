@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -187,9 +188,10 @@ func (f *flock) get(ctx context.Context, url string) (string, error) {
 func (f *flock) alongside(what string, holds lab.Condition, do func()) {
 	f.t.Helper()
 	ctx, cancel := context.WithCancel(f.t.Context())
-	looks := make(chan []string)
-	go func() {
-		var broken []string
+	var looks int
+	var broken []string
+	var watch sync.WaitGroup
+	watch.Go(func() {
 		start := time.Now()
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
@@ -197,15 +199,16 @@ func (f *flock) alongside(what string, holds lab.Condition, do func()) {
 			if err := holds(ctx); err != nil && ctx.Err() == nil {
 				broken = append(broken, fmt.Sprintf("after %.2f s: %v", time.Since(start).Seconds(), err))
 			}
+			looks++
 			<-tick.C
 		}
-		looks <- broken
-	}()
+	})
 	defer func() {
 		f.t.Helper()
 		cancel()
-		if broken := <-looks; len(broken) > 0 {
-			f.t.Errorf("%s: no longer in %d looks:\n  %s", what, len(broken), strings.Join(broken[:min(len(broken), 10)], "\n  "))
+		watch.Wait()
+		if len(broken) > 0 {
+			f.t.Errorf("%s: not so in %d of %d looks:\n  %s", what, len(broken), looks, strings.Join(broken[:min(len(broken), 10)], "\n  "))
 		}
 	}()
 	do()

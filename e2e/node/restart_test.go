@@ -89,7 +89,8 @@ func (f *flock) stopAgent() error {
 	return agent.Wait(ctx)
 }
 
-// TestPowerOff pulls the plug of the whole node and switches it on again: the same pods run again.
+// TestPowerOff pulls the plug of the whole node and switches it on again: the same pods run again, and
+// a rollout that was under way goes on.
 func TestPowerOff(t *testing.T) {
 	t.Parallel()
 	f := newFlock(t)
@@ -163,6 +164,23 @@ func TestPowerOff(t *testing.T) {
 		}
 		f.wait("addresses of the pods alone are leased", func(context.Context) error { return f.leases() })
 	}
+
+	random := seed(t)
+	for i := range 4 {
+		tag := []string{"6.14.2", "6.14.3"}[i%2]
+		f.repo.Write(appDir+"/web.yaml", web("web", tag, 3))
+		f.deploy("web: " + tag)
+		time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
+		must(t, f.node.PowerOff())
+		must(t, f.node.Start(t.Context()))
+		f.startAgent()
+		f.waitReady("default/web", 3)
+		if got := f.versions("default/web"); got[tag] != 3 {
+			t.Errorf("after a power-off in the rollout of %s the pods are of versions %v", tag, got)
+		}
+	}
+	f.waitReady("default/bare", 1)
+	f.wait("addresses of the pods alone are leased", func(context.Context) error { return f.leases() })
 }
 
 const once = `apiVersion: v1
