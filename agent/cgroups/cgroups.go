@@ -237,17 +237,23 @@ func settingsV1(controller string, l Limits) []setting {
 // processes in leaves only.
 var ErrOccupied = errors.New("processes run in a control group above the pods: start the agent in a group beside the pods', or put the pods elsewhere with --cgroup-root")
 
+// handedDown is what a pod's group is to have of the available controllers, in the order in which
+// they are enabled. Those that cannot count threads come first: where processes are in the way, memory
+// is refused and nothing has changed, while cpu is taken and makes the group a root of threads, below
+// which no process can be put.
+func handedDown(available string) []string {
+	have := strings.Fields(available)
+	return slices.DeleteFunc([]string{"memory", "io", "hugetlb", "cpu", "pids", "cpuset"}, func(c string) bool {
+		return !slices.Contains(have, c)
+	})
+}
+
 func ensureV2(h Hierarchy, path string, limits Limits) error {
 	available, err := os.ReadFile(filepath.Join(h.Mount, "cgroup.controllers"))
 	if err != nil {
 		return err
 	}
-	var enabled []string
-	for c := range strings.FieldsSeq(string(available)) {
-		if c == "cpu" || c == "cpuset" || c == "memory" || c == "pids" || c == "io" || c == "hugetlb" {
-			enabled = append(enabled, c)
-		}
-	}
+	enabled := handedDown(string(available))
 	dir := h.Mount
 	for step := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 		for _, c := range enabled {
@@ -255,7 +261,7 @@ func ensureV2(h Hierarchy, path string, limits Limits) error {
 			err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o644)
 			switch {
 			case err == nil || c == "hugetlb" || c == "io" || c == "cpuset":
-			case errors.Is(err, syscall.EBUSY):
+			case errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EOPNOTSUPP):
 				return fmt.Errorf("%w (%s)", ErrOccupied, dir)
 			default:
 				return err

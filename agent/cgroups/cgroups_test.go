@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,6 +78,16 @@ func TestV2Files(t *testing.T) {
 		if got, err := os.ReadFile(filepath.Join(mount, "pleach/burstable/podu", file)); err != nil || string(got) != want {
 			t.Errorf("%s: %q, %v; want %q", file, got, err, want)
 		}
+	}
+}
+
+func TestHandedDown(t *testing.T) {
+	got := handedDown("cpuset cpu io memory hugetlb pids rdma misc\n")
+	if want := []string{"memory", "io", "hugetlb", "cpu", "pids", "cpuset"}; !slices.Equal(got, want) {
+		t.Errorf("got %v; want %v", got, want)
+	}
+	if got := handedDown("hugetlb\n"); !slices.Equal(got, []string{"hugetlb"}) {
+		t.Errorf("of hugetlb alone: %v", got)
 	}
 }
 
