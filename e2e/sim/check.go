@@ -43,7 +43,7 @@ type judge struct {
 	fault    int                            // of the recording's, the next
 	docs     map[string]*reconcile.Document // of nodes that are on
 	before   map[string]*reconcile.Document // the last of every node
-	releases map[releaseKey]string          // who asked for the end of a pod
+	releases map[releaseKey][]release       // who asked for the end of a pod, in the order of time
 	seen     map[types.UID]reconcile.Instance
 	left     map[types.UID]bool
 	ready    map[types.UID]time.Duration // when a pod was last seen ready
@@ -58,15 +58,34 @@ type releaseKey struct {
 	epoch int64
 }
 
+type release struct {
+	at   time.Duration // of the first document that names it
+	said time.Time
+	by   string
+}
+
+// releasedBy says who asked for the end of a pod that was ending at t.
+func (j *judge) releasedBy(m reconcile.Instance, t time.Duration) (by string, ok bool) {
+	for _, x := range j.releases[releaseKey{m.Node, m.Slot, m.Epoch}] {
+		if x.at >= t {
+			return x.by, true
+		}
+	}
+	return "", false
+}
+
 func newJudge(r *Recording) *judge {
 	j := &judge{
-		r: r, docs: map[string]*reconcile.Document{}, before: map[string]*reconcile.Document{}, releases: map[releaseKey]string{},
+		r: r, docs: map[string]*reconcile.Document{}, before: map[string]*reconcile.Document{}, releases: map[releaseKey][]release{},
 		seen: map[types.UID]reconcile.Instance{}, left: map[types.UID]bool{}, ready: map[types.UID]time.Duration{}, since: map[types.UID]time.Duration{},
 		rolling: map[reconcile.Slot]string{}, removed: map[types.UID]int64{},
 	}
 	for i := range r.Records {
 		for _, x := range r.Records[i].Document.Releases {
-			j.releases[releaseKey{r.Records[i].Document.Node, x.Slot, x.Epoch}] = x.By
+			key := releaseKey{r.Records[i].Document.Node, x.Slot, x.Epoch}
+			if old := j.releases[key]; len(old) == 0 || !old[len(old)-1].said.Equal(x.At) {
+				j.releases[key] = append(old, release{r.Records[i].At, x.At, x.By})
+			}
 		}
 	}
 	present := map[types.UID]bool{}
@@ -275,6 +294,33 @@ func (j *judge) during(from, to, after time.Duration, kinds ...Kind) bool {
 	})
 }
 
+// separated reports whether some nodes could not hear of each other, not even through a third.
+func (j *judge) separated(from, to time.Duration) bool {
+	cut := map[[2]string]bool{}
+	names := sortedKeys(j.before)
+	for _, f := range j.r.Faults {
+		if f.At > to || f.At+f.For < from {
+			continue
+		}
+		switch f.Kind {
+		case Cut:
+			a, b := NodeName(f.Node), NodeName(f.Peer)
+			cut[[2]string{a, b}], cut[[2]string{b, a}] = true, true
+		case Partition:
+			return true
+		}
+	}
+	for _, a := range names {
+		for _, b := range names {
+			through := func(c string) bool { return c != a && c != b && !cut[[2]string{a, c}] && !cut[[2]string{c, b}] }
+			if cut[[2]string{a, b}] && !slices.ContainsFunc(names, through) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // stops: a ready pod ends for a reason that the documents and the history bear out.
 func (j *judge) stops(x *Record) *Violation {
 	old := j.before[x.Document.Node]
@@ -286,7 +332,7 @@ func (j *judge) stops(x *Record) *Violation {
 		if m.Terminating || i >= 0 && !x.Document.Instances[i].Terminating {
 			continue
 		}
-		by, ok := j.releases[releaseKey{m.Node, m.Slot, m.Epoch}]
+		by, ok := j.releasedBy(m, x.At)
 		switch {
 		case !ok && i < 0 && !j.during(0, x.At, 0, Forget):
 			return j.fail(x, m, "stopped for a reason", "%s is gone and nothing says who ended it", m.Name)
@@ -355,7 +401,8 @@ func (j *judge) inSlot(slot reconcile.Slot) (out []reconcile.Instance) {
 	return out
 }
 
-// bounds: rollouts keep to maxUnavailable and maxSurge.
+// bounds: rollouts keep to maxUnavailable and maxSurge, as long as no node is held for gone that goes on:
+// of two sides that do not hear each other, each keeps to them by itself.
 func (j *judge) bounds(x *Record) *Violation {
 	head := &j.r.History[len(j.r.History)-1]
 	touched := map[types.UID]bool{}
@@ -379,28 +426,34 @@ func (j *judge) bounds(x *Record) *Violation {
 		}
 		slices.Sort(down)
 		at := reconcile.Instance{Owner: o.Object.GetName(), Slot: reconcile.Slot{Workload: uid}}
-		if len(down) > unavailable {
+		if len(down) > unavailable && !j.separated(x.At-time.Minute, x.At) {
 			return j.fail(x, at, "maxUnavailable", "slots %v are down for commits, maxUnavailable is %d", down, unavailable)
 		}
-		if up := j.surging(uid, head); len(up) > surge && !j.during(x.At, x.At, Settle, Cut, Partition) {
+		if up := j.surging(uid, head); len(up) > surge && !j.separated(x.At-time.Minute, x.At) {
 			return j.fail(x, at, "maxSurge", "slots %v have a pod more, maxSurge is %d", up, surge)
 		}
 	}
 	return nil
 }
 
-// surging lists slots with live pods of two revisions, the newer started for a commit.
+// surging lists slots in which a live pod was started beside a live one of another revision. What a node
+// brings back that was held for gone is no surge: the rule of duplicates ends it.
 func (j *judge) surging(uid types.UID, head *Revision) (out []string) {
-	first := map[reconcile.Slot]reconcile.Instance{}
+	type place struct {
+		slot  reconcile.Slot
+		epoch int64
+	}
+	pods := map[place]reconcile.Instance{}
 	for _, name := range sortedKeys(j.docs) {
 		for _, m := range j.docs[name].Instances {
-			if m.Slot.Workload != uid || !live(m) || !head.wants(m.Slot) {
-				continue
+			if m.Slot.Workload == uid && live(m) && head.wants(m.Slot) {
+				pods[place{m.Slot, m.Epoch}] = m
 			}
-			if o, ok := first[m.Slot]; ok && o.Revision != m.Revision {
-				out = append(out, slotName(m))
-			}
-			first[m.Slot] = m
+		}
+	}
+	for at, m := range pods {
+		if o, ok := pods[place{at.slot, at.epoch - 1}]; ok && o.Revision != m.Revision && m.Cause == m.Commit.ID {
+			out = append(out, slotName(m))
 		}
 	}
 	slices.Sort(out)
