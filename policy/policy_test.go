@@ -148,6 +148,14 @@ func TestWithheldBuiltins(t *testing.T) {
 	}
 }
 
+func TestPrepareUnsafe(t *testing.T) {
+	_, errs := Prepare(bytesOf(map[string]string{"p.rego": "package pleach.admission\n\ndeny contains \"x\" if inputt.object\n"}))
+	want := `p.rego:3: inputt has no value here: is the name right, and is it imported or given one outside of "not"?`
+	if len(errs) != 1 || errs[0].Error() != want {
+		t.Errorf("got %v, want %s", errs, want)
+	}
+}
+
 func TestPrepareErrors(t *testing.T) {
 	_, errs := Prepare(bytesOf(map[string]string{
 		"a.rego": "package pleach.admission\n\ndeny contains msg if {\n",

@@ -168,6 +168,9 @@ func (p *preparer) add(path string, err error) {
 				out.Reason = name + " is not available: " + why
 			}
 		}
+		if name, ok := strings.CutSuffix(e.Message, " is unsafe"); ok { // OPA's word for it
+			out.Reason = strings.TrimPrefix(name, "var ") + " has no value here: is the name right, and is it imported or given one outside of \"not\"?"
+		}
 		p.errs = append(p.errs, out)
 	}
 }

@@ -68,7 +68,7 @@ func TestBadInput(t *testing.T) {
 		}, app, []string{`apps/test: no such folder: correct the path of app "test" in pleach.yaml`}},
 		{"a policy that does not compile", func(r *lab.Repo) {
 			r.Write("policies/broken.rego", "package pleach.admission\n\ndeny contains \"x\" if inputt.object\n")
-		}, "pleach.dev", []string{"policies/broken.rego:3: ", "inputt"}},
+		}, "pleach.dev", []string{"policies/broken.rego:3: inputt has no value here: is the name right"}},
 		{"a broken pleach.yaml", func(r *lab.Repo) {
 			r.Replace("pleach.yaml", "path: "+appDir, "pat: "+appDir)
 		}, "pleach.dev", []string{"pleach.yaml:", `spec.apps[0].pat: unknown field, did you mean "path"?`}},
