@@ -21,6 +21,8 @@ import (
 
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
 	"golang.org/x/sys/unix"
+
+	"github.com/pleachdev/pleach/agent/footprint"
 )
 
 // ProcessName is argv[0] of the daemon.
@@ -52,11 +54,25 @@ func serve(p paths) error {
 		return err
 	}
 	go rotateLog(p.log)
+	go trim()
 	// The daemon allocates in bursts (an image pull, a list of containers) and idles between them.
 	// Half of the default headroom costs it nothing that a pod's start would show.
 	debug.SetGCPercent(50)
 	// Named as upstream names itself: its log lines and flags then read as its documentation does.
 	return command.App().Run(context.Background(), []string{"containerd", "--config", p.config})
+}
+
+// trimPeriod is from one trim to the next, and from the start to the first.
+const trimPeriod = time.Minute
+
+// trim gives back again and again what the daemon's start and its bursts have needed. It takes some
+// milliseconds of processor time.
+func trim() {
+	for range time.Tick(trimPeriod) {
+		if err := footprint.Trim(); err != nil {
+			fmt.Fprintf(os.Stderr, "give memory back: %v\n", err)
+		}
+	}
 }
 
 // errLocked is returned by takeLock while another daemon serves the directory.
