@@ -117,11 +117,7 @@ func (s *Syncer) sync(ctx context.Context) (alarm string, err error) {
 	}
 	head, ok := refs[ref]
 	if ok && (s.tip == nil || head != s.tip.id) {
-		head, err = s.store.Fetch(ctx, s.cfg.Remote, ref)
-		if errors.Is(err, gitstore.ErrMissingRef) {
-			ok, err = false, nil
-		}
-		if err != nil {
+		if err := s.store.FetchCommit(ctx, s.cfg.Remote, ref, head); err != nil {
 			return "", err
 		}
 	}

@@ -32,6 +32,14 @@ func (s *Store) Fetch(ctx context.Context, r Remote, ref string) (string, error)
 	return s.fetch(ctx, r, ref, 0)
 }
 
+// FetchCommit is [Store.Fetch] for the commit where [Store.Refs] has just seen the ref, which saves
+// asking again. A server may refuse a commit that the ref has left meanwhile: ask anew then.
+func (s *Store) FetchCommit(ctx context.Context, r Remote, ref, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	return s.fetchCommit(ctx, r, ref, id, 0)
+}
+
 // FetchTip is [Store.Fetch] without the history: one commit and its tree. Ancestry cannot be asked
 // of it, so that a store should hold tips only or histories only.
 func (s *Store) FetchTip(ctx context.Context, r Remote, ref string) (string, error) {
@@ -41,10 +49,6 @@ func (s *Store) FetchTip(ctx context.Context, r Remote, ref string) (string, err
 func (s *Store) fetch(ctx context.Context, r Remote, ref string, depth int) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	l, err := r.parse()
-	if err != nil {
-		return "", err
-	}
 	refs, err := s.Refs(ctx, r, ref)
 	if err != nil {
 		return "", err
@@ -53,19 +57,27 @@ func (s *Store) fetch(ctx context.Context, r Remote, ref string, depth int) (str
 	if !ok {
 		return "", fmt.Errorf("fetch %s of %s: %w", ref, r, ErrMissingRef)
 	}
+	return id, s.fetchCommit(ctx, r, ref, id, depth)
+}
+
+func (s *Store) fetchCommit(ctx context.Context, r Remote, ref, id string, depth int) error {
+	l, err := r.parse()
+	if err != nil {
+		return err
+	}
 	want, err := parseID(id)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := s.complete(ctx, l, r, ref, want, depth); err != nil {
-		return "", err
+		return err
 	}
 	if depth == 0 {
 		if err := s.record(r, ref, want); err != nil {
-			return "", fmt.Errorf("git store: %w", err)
+			return fmt.Errorf("git store: %w", err)
 		}
 	}
-	return id, nil
+	return nil
 }
 
 // complete downloads until the commit loads. What the store has is not asked for; when something is
