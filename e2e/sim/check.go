@@ -50,6 +50,7 @@ type judge struct {
 	since    map[types.UID]time.Duration // when a pod became ready
 	rolling  map[reconcile.Slot]string   // slots emptied for a commit, and by which node
 	removed  map[types.UID]int64         // the level at which a workload went
+	changed  map[types.UID]bool          // workloads of which the last document empties a slot or starts a pod
 }
 
 type releaseKey struct {
@@ -112,6 +113,7 @@ func Check(r *Recording) *Violation {
 	for i := range r.Records {
 		x := &r.Records[i]
 		j.advance(x.At)
+		j.changed = map[types.UID]bool{}
 		for _, rule := range []func(*Record) *Violation{j.numbers, j.identities, j.starts, j.stops} {
 			if v := rule(x); v != nil {
 				return v
@@ -240,6 +242,7 @@ func (j *judge) news(x *Record) (out []reconcile.Instance) {
 // starts: nothing is moved but from a node that was lost, and nothing removed comes back.
 func (j *judge) starts(x *Record) *Violation {
 	for _, m := range j.news(x) {
+		j.changed[m.Slot.Workload] = true
 		if lost, _, ok := strings.Cut(m.Cause, "/"); ok && !j.wasAway(lost, x.At) {
 			return j.fail(x, m, "nothing moves without a loss", "%s starts for the loss of %s, which was there", m.Name, lost)
 		}
@@ -256,13 +259,8 @@ func (j *judge) starts(x *Record) *Violation {
 // wasAway reports whether a node was off or cut off lately.
 func (j *judge) wasAway(node string, t time.Duration) bool {
 	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
-		switch f.Kind {
-		case PowerOff:
-			return NodeName(f.Node) == node && f.At <= t
-		case Cut, Partition:
-			return f.At <= t && t <= f.At+f.For+Settle
-		}
-		return false
+		return f.Kind == PowerOff && NodeName(f.Node) == node && f.At <= t ||
+			(f.Kind == Cut || f.Kind == Partition) && f.At <= t && t <= f.At+f.For+Settle
 	})
 }
 
@@ -302,12 +300,12 @@ func (j *judge) separated(from, to time.Duration) bool {
 		if f.At > to || f.At+f.For < from {
 			continue
 		}
-		switch f.Kind {
-		case Cut:
+		if f.Kind == Partition {
+			return true
+		}
+		if f.Kind == Cut {
 			a, b := NodeName(f.Node), NodeName(f.Peer)
 			cut[[2]string{a, b}], cut[[2]string{b, a}] = true, true
-		case Partition:
-			return true
 		}
 	}
 	for _, a := range names {
@@ -386,6 +384,7 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		}
 	}
 	j.rolling[m.Slot] = m.Node
+	j.changed[m.Slot.Workload] = true
 	return nil
 }
 
@@ -402,14 +401,11 @@ func (j *judge) inSlot(slot reconcile.Slot) (out []reconcile.Instance) {
 }
 
 // bounds: rollouts keep to maxUnavailable and maxSurge, as long as no node is held for gone that goes on:
-// of two sides that do not hear each other, each keeps to them by itself.
+// of two sides that do not hear each other, each keeps to them by itself. What a node brings back may be
+// more, and then nothing is added to it.
 func (j *judge) bounds(x *Record) *Violation {
 	head := &j.r.History[len(j.r.History)-1]
-	touched := map[types.UID]bool{}
-	for _, m := range x.Document.Instances {
-		touched[m.Slot.Workload] = true
-	}
-	for _, uid := range sortedKeys(touched) {
+	for _, uid := range sortedKeys(j.changed) {
 		o := j.known(uid)
 		if o == nil {
 			continue
