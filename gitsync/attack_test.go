@@ -10,7 +10,8 @@ type tale struct {
 	name, script, want string
 	// own is set where what was trusted before matters, so that a node that starts now sees other
 	// things, and where a second walk takes long.
-	own bool
+	own  bool
+	long bool // left out of the short tests
 }
 
 // play checks each tale as told, after a restart, and on a node that starts at its end.
@@ -18,6 +19,9 @@ func play(t *testing.T, tales []tale) {
 	t.Helper()
 	for _, tc := range tales {
 		t.Run(tc.name, func(t *testing.T) {
+			if tc.long && testing.Short() {
+				t.Skip("takes seconds")
+			}
 			t.Parallel()
 			s := newStory(t)
 			s.run(tc.script)

@@ -72,6 +72,9 @@ func TestMetadata(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			if testing.Short() && strings.Count(tc.script, "\n") > 10 {
+				t.Skip("takes seconds")
+			}
 			t.Parallel()
 			s := newStory(t)
 			s.run(tc.script)

@@ -181,7 +181,7 @@ func TestMistakes(t *testing.T) {
 			web start web=1
 			refused oops web: apps/web/big.yaml: larger than 2 MiB: split the file
 		`},
-		{name: "a manifest of 20 MB", script: `
+		{name: "a manifest of 20 MB", long: true, script: `
 			start ada start
 			oops ada web/big=` + strings.Repeat("#", 20<<20) + ` shop=2
 			mend bob -web/big
@@ -403,7 +403,7 @@ func TestMistakes(t *testing.T) {
 			web oops web=2
 			refused oops pleach.dev: policies/x.rego:2: …
 		`},
-		{name: "a policy without an end is no verdict", own: true, script: `
+		{name: "a policy without an end is no verdict", own: true, long: true, script: `
 			start ada start file:policies/x.rego=package_pleach.admission;deny_contains_"x"_if_{;endswith(input.object.spec.template.spec.containers[0].image,_":2");count([1_|_some_i_in_numbers.range(1,_3000);_some_j_in_numbers.range(1,_3000)])_==_1;}
 			oops ada web=2
 			push oops

@@ -171,7 +171,7 @@ func (f *flock) once(replicas int, revision string) {
 }
 
 func TestFlockRollsWithinBounds(t *testing.T) {
-	for seed := range int64(8) {
+	for seed := range seeds(2, 8) {
 		f := newFlock(t, seed, 3)
 		surge, unavailable := int32(f.r.Intn(3)), int32(f.r.Intn(3))
 		if surge+unavailable == 0 {
@@ -214,7 +214,7 @@ func TestFlockRollsWithinBounds(t *testing.T) {
 }
 
 func TestFlockReplacesALostNode(t *testing.T) {
-	for seed := range int64(6) {
+	for seed := range seeds(2, 6) {
 		f := newFlock(t, seed, 4)
 		f.push(Object{Object: deployment("a", 8, 1, 1)}, Object{Object: daemonSet("a", 0, 1)})
 		f.run(15*time.Second, nil)
@@ -241,7 +241,7 @@ func TestFlockReplacesALostNode(t *testing.T) {
 }
 
 func TestFlockLostSlotKeepsItsRevisionWhileARolloutIsStuck(t *testing.T) {
-	for seed := range int64(4) {
+	for seed := range seeds(1, 4) {
 		f := newFlock(t, seed, 3)
 		f.push(Object{Object: deployment("a", 6, 1, 0)})
 		f.run(15*time.Second, nil)

@@ -6,11 +6,20 @@ import (
 	"time"
 )
 
+// seeds is how many random runs a test makes: few in the short tests, which are repeated after each
+// change, and all of them otherwise.
+func seeds(short, full int64) int64 {
+	if testing.Short() {
+		return short
+	}
+	return full
+}
+
 // TestRandomLife lives through everything that can happen to workloads on one node at once, and
 // compares the end with what was last pushed. No ready pod may be stopped without a reason that
 // names a commit, an eviction or its end.
 func TestRandomLife(t *testing.T) {
-	for seed := range int64(20) {
+	for seed := range seeds(4, 20) {
 		r := rand.New(rand.NewSource(seed))
 		w := newWorld(t)
 		w.readyAfter, w.goneAfter = time.Duration(r.Intn(3000))*time.Millisecond, time.Duration(r.Intn(3000))*time.Millisecond
@@ -84,7 +93,7 @@ func TestRandomLife(t *testing.T) {
 
 // TestFlockSurvivesDeaths kills nodes in the middle of rollouts and makes others forget their state.
 func TestFlockSurvivesDeaths(t *testing.T) {
-	for seed := range int64(6) {
+	for seed := range seeds(1, 6) {
 		f := newFlock(t, seed, 5)
 		f.push(Object{Object: deployment("a", 8, 1, 1)})
 		f.run(15*time.Second, nil)

@@ -282,6 +282,9 @@ func TestRolloutKeepsItsBounds(t *testing.T) {
 
 func TestBadImageStopsTheRolloutAndRevertRecovers(t *testing.T) {
 	for _, c := range []struct{ surge, unavailable int32 }{{1, 0}, {0, 1}, {1, 1}, {2, 1}} {
+		if testing.Short() && c.surge+c.unavailable > 1 {
+			continue
+		}
 		t.Run(fmt.Sprintf("surge=%d,unavailable=%d", c.surge, c.unavailable), func(t *testing.T) {
 			w := newWorld(t)
 			w.push(Object{Object: deployment("a", 4, c.surge, c.unavailable)})

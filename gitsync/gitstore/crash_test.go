@@ -19,7 +19,10 @@ func TestKilled(t *testing.T) {
 		fetchForever(t, dir, os.Getenv("PLEACH_TEST_REMOTE"))
 		return
 	}
-	const rounds = 5
+	rounds := 5
+	if testing.Short() {
+		rounds = 2
+	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -78,6 +78,9 @@ func TestLimits(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if testing.Short() && len(tt.data) > 100<<10 {
+				t.Skip("large")
+			}
 			tree := fstest.MapFS{"app/big.yaml": {Data: tt.data}, "app/web.yaml": {Data: []byte(webYAML)}}
 			r := Load(tree, cluster(), app)
 			if len(r.Errors) == 0 || !strings.Contains(r.Errors[0].Error(), tt.want) {
