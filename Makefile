@@ -98,6 +98,15 @@ check: setup lint-tools node-binaries ## lint, format, module tidiness, generate
 bench: setup build ## the benchmarks, as a table (root)
 	CGO_ENABLED=0 $(GO) run ./e2e/bench
 
+SEED  ?= 1
+SEEDS ?= 200
+NODES ?= 1,2,3,5,8
+HOURS ?= 0.1
+
+.PHONY: sim
+sim: ## live the lives of simulated flocks under faults: SEED= SEEDS= NODES= HOURS= (docs/testing.md)
+	CGO_ENABLED=0 $(GO) run ./e2e/sim/cmd -seed $(SEED) -seeds $(SEEDS) -nodes $(NODES) -hours $(HOURS)
+
 .PHONY: lint-tools
 lint-tools: bin/golangci-lint ## build the linter of tools/go.mod (minutes, the first time)
 
