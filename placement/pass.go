@@ -178,12 +178,43 @@ func first(ranked []int32, n int32) {
 	ranked[0] = n
 }
 
-// pin leaves claimed slots of the waves on the nodes that run them, wherever they were planned.
+// pin puts claimed slots of the waves on the nodes that run them, wherever they were planned. What
+// was planned beside them by rules about pods, and may not be there in truth, is placed again; room
+// alone is for the node to refuse.
 func (p *Planner) pin() {
+	var moved bool
 	for _, i := range p.pass.order {
-		if s := &p.slots[i]; s.Claimed && s.by < 0 {
-			_, s.kept = p.runs(i)
+		s := &p.slots[i]
+		if !s.Claimed || s.by >= 0 {
+			continue
 		}
+		n, ok := p.runs(i)
+		if s.kept = ok; ok && s.node != n {
+			if moved = true; s.node >= 0 {
+				p.pullStep(i)
+			}
+			s.waits = false
+			p.putStep(i, n)
+		}
+	}
+	if !moved {
+		return
+	}
+	for _, i := range p.pass.order {
+		s := &p.slots[i]
+		if s.kept || s.node < 0 || s.waits || !s.kind.ruled() {
+			continue
+		}
+		n := s.node
+		p.pullStep(i)
+		if p.portsFree(s.kind, n) && s.kind.blocked(n) == "" {
+			p.putStep(i, n)
+			continue
+		}
+		for r := range s.ranked {
+			s.ranked[r] = -1
+		}
+		p.place(i)
 	}
 }
 
