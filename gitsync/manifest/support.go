@@ -87,9 +87,9 @@ var supported = map[reflect.Type]rules{
 		fields(honoured, "volumes", "initContainers", "containers", "restartPolicy", "terminationGracePeriodSeconds",
 			"activeDeadlineSeconds", "dnsPolicy", "nodeSelector", "nodeName", "hostNetwork", "hostPID", "hostIPC",
 			"shareProcessNamespace", "securityContext", "imagePullSecrets", "hostname", "subdomain", "affinity",
-			"tolerations", "hostAliases", "priority", "dnsConfig", "topologySpreadConstraints").
+			"tolerations", "hostAliases", "priority", "preemptionPolicy", "dnsConfig", "topologySpreadConstraints").
 		fields(reported, "serviceAccountName", "serviceAccount", "automountServiceAccountToken", "priorityClassName",
-			"enableServiceLinks", "preemptionPolicy", "evictionResponders").
+			"enableServiceLinks", "evictionResponders").
 		fields(held, "ephemeralContainers", "readinessGates", "runtimeClassName", "overhead", "setHostnameAsFQDN",
 			"schedulingGates", "resourceClaims", "resources", "hostnameOverride", "schedulingGroup").
 		with("schedulerName", rule{held, isNot(corev1.DefaultSchedulerName), "every pod is placed by the one planner"}).
@@ -144,17 +144,7 @@ var supported = map[reflect.Type]rules{
 			"readOnlyRootFilesystem", "allowPrivilegeEscalation", "seccompProfile").
 		fields(held, "seLinuxOptions", "windowsOptions", "appArmorProfile").
 		with("procMount", rule{held, isNot(corev1.DefaultProcMount), ""}),
-	reflect.TypeFor[corev1.Affinity](): rules{}.
-		fields(honoured, "nodeAffinity", "podAffinity", "podAntiAffinity"),
-	reflect.TypeFor[corev1.NodeAffinity](): rules{}.
-		fields(honoured, "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"),
-	reflect.TypeFor[corev1.PodAffinity]():     podAffinityRules,
-	reflect.TypeFor[corev1.PodAntiAffinity](): podAffinityRules,
 }
-
-var podAffinityRules = rules{}.
-	fields(held, "requiredDuringSchedulingIgnoredDuringExecution").
-	fields(reported, "preferredDuringSchedulingIgnoredDuringExecution")
 
 // whole lists the structs that are honoured with all their fields.
 var whole = typeSet(
@@ -171,7 +161,9 @@ var whole = typeSet(
 	corev1.HTTPHeader{}, corev1.TCPSocketAction{}, corev1.GRPCAction{}, corev1.SleepAction{},
 	corev1.PreferredSchedulingTerm{}, corev1.Capabilities{},
 	corev1.SeccompProfile{}, corev1.Sysctl{}, corev1.NodeSelector{}, corev1.NodeSelectorTerm{},
-	corev1.NodeSelectorRequirement{}, corev1.Toleration{}, corev1.HostAlias{}, corev1.PodDNSConfig{},
+	corev1.NodeSelectorRequirement{}, corev1.Affinity{}, corev1.NodeAffinity{},
+	corev1.PodAffinity{}, corev1.PodAntiAffinity{}, corev1.PodAffinityTerm{}, corev1.WeightedPodAffinityTerm{},
+	corev1.TopologySpreadConstraint{}, corev1.Toleration{}, corev1.HostAlias{}, corev1.PodDNSConfig{},
 	corev1.PodDNSConfigOption{},
 )
 
@@ -213,13 +205,6 @@ func (c *supportChecker) walk(v reflect.Value, path string) {
 
 func (c *supportChecker) fields(v reflect.Value, path string) {
 	switch x := v.Interface().(type) {
-	case corev1.TopologySpreadConstraint:
-		if x.WhenUnsatisfiable == corev1.ScheduleAnyway {
-			c.add(reported, path, "ScheduleAnyway")
-		} else {
-			c.add(held, path+".whenUnsatisfiable", string(x.WhenUnsatisfiable))
-		}
-		return
 	case corev1.ResourceRequirements:
 		c.resources(x, path)
 	case corev1.PodSpec:

@@ -30,7 +30,7 @@ func TestEveryFieldHasARule(t *testing.T) {
 		}
 		seen[typ] = true
 		rules, listed := supported[typ]
-		if !listed && !whole[typ] && typ != reflect.TypeFor[corev1.TopologySpreadConstraint]() {
+		if !listed && !whole[typ] {
 			t.Errorf("%s (%s): the struct stands in neither supported nor whole", path, typ)
 			return
 		}
@@ -127,14 +127,11 @@ func TestCheckSupport(t *testing.T) {
 			reported: []string{"spec.automountServiceAccountToken", "spec.enableServiceLinks", "spec.serviceAccountName"},
 		},
 		{
-			spec:     `{containers: [{name: a, image: b}], affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: k}]}, nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {}}]}}}`,
-			held:     []string{"spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution"},
-			reported: nil,
+			spec: `{containers: [{name: a, image: b}], preemptionPolicy: Never, affinity: {podAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, podAffinityTerm: {topologyKey: k}}]}, podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: k}]}, nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {}}]}}}`,
 		},
 		{
-			spec:     `{containers: [{name: a, image: b}], topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: ScheduleAnyway}, {maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule}]}`,
-			held:     []string{"spec.topologySpreadConstraints[1].whenUnsatisfiable"},
-			reported: []string{"spec.topologySpreadConstraints[0]"},
+			spec:     `{containers: [{name: a, image: b}], priorityClassName: c, topologySpreadConstraints: [{maxSkew: 1, topologyKey: z, whenUnsatisfiable: ScheduleAnyway}, {maxSkew: 1, topologyKey: z, whenUnsatisfiable: DoNotSchedule, minDomains: 2, nodeTaintsPolicy: Honor, matchLabelKeys: [pod-template-hash]}]}`,
+			reported: []string{"spec.priorityClassName"},
 		},
 	}
 	for _, tt := range tests {
