@@ -26,7 +26,6 @@ import (
 	"github.com/pleachdev/pleach/agent/pods"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/gitstore"
-	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/state"
 )
@@ -53,12 +52,14 @@ type node struct {
 	signer  *trust.SigningKey
 	store   *state.Store
 	remote  gitstore.Remote
-	syncer  *gitsync.Syncer
-	runtime *containerd.Supervisor
-	metrics *api.Metrics
-	gather  prometheus.Gatherer
-	hints   chan struct{} // buffered by one
-	ready   readiness
+	// statusUser and statusPassword are for a status branch in another repository.
+	statusUser, statusPassword string
+	syncer                     *gitsync.Syncer
+	runtime                    *containerd.Supervisor
+	metrics                    *api.Metrics
+	gather                     prometheus.Gatherer
+	hints                      chan struct{} // buffered by one
+	ready                      readiness
 }
 
 // open reads what is on disk. It starts nothing.
@@ -87,7 +88,11 @@ func (n *node) read(ctx context.Context) (err error) {
 	if n.signer, err = trust.LoadOrCreateKey(filepath.Join(n.Dir, "keys", "node.key"), n.Node); err != nil {
 		return err
 	}
-	if n.remote, err = remote(n.Config); err != nil {
+	n.remote.URL = n.Remote
+	if n.remote.Username, n.remote.Password, err = credentials("--remote-credentials", n.RemoteCredentials); err != nil {
+		return err
+	}
+	if n.statusUser, n.statusPassword, err = credentials("--status-credentials", n.StatusCredentials); err != nil {
 		return err
 	}
 	n.syncer, err = gitsync.Open(ctx, gitsync.Config{
@@ -116,22 +121,20 @@ func (n *node) close() error {
 	return errors.Join(append(errs, n.lock.Close())...)
 }
 
-// remote adds the credentials to the remote's URL.
-func remote(c Config) (gitstore.Remote, error) {
-	r := gitstore.Remote{URL: c.Remote}
-	if c.RemoteCredentials == "" {
-		return r, nil
+// credentials reads a file of two lines; "" is for none. flag is for messages.
+func credentials(flag, file string) (user, password string, err error) {
+	if file == "" {
+		return "", "", nil
 	}
-	data, err := os.ReadFile(c.RemoteCredentials)
+	data, err := os.ReadFile(file)
 	if err != nil {
-		return r, fmt.Errorf("--remote-credentials: %w", err)
+		return "", "", fmt.Errorf("%s: %w", flag, err)
 	}
 	user, password, ok := strings.Cut(strings.TrimSpace(string(data)), "\n")
 	if !ok {
-		return r, fmt.Errorf("--remote-credentials %s: want two lines, the user's name and the password or token", c.RemoteCredentials)
+		return "", "", fmt.Errorf("%s %s: want two lines, the user's name and the password or token", flag, file)
 	}
-	r.Username, r.Password = strings.TrimSpace(user), strings.TrimSpace(password)
-	return r, nil
+	return strings.TrimSpace(user), strings.TrimSpace(password), nil
 }
 
 // run works until ctx ends or a part breaks that cannot go on by itself.
@@ -226,19 +229,19 @@ func (n *node) runPods(ctx context.Context, streams *streams) error {
 		Recorder: n.record, Log: n.Log.With("part", "pods"),
 	})
 	streams.set(manager, client.runtime)
-	writer := n.statusWriter()
+	writer := &statusWriter{node: n}
 	memory, err := openDecisions(n.Dir)
 	if err != nil {
 		n.Log.Warn("timers and back-offs start again", "err", err)
 	}
 	decider := &decider{
-		node: n.Node, boot: n.boot, self: n.document, pods: manager, store: n.store, publish: writer.Set,
+		node: n.Node, boot: n.boot, self: n.document, pods: manager, store: n.store, publish: writer.set,
 		memory: memory, key: n.signer.Ed25519(), metrics: n.metrics, log: n.Log.With("part", "decide"), starting: map[types.UID]time.Time{},
 	}
 	n.ready.await("")
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return manager.Run(ctx) })
-	group.Go(func() error { return writer.Run(ctx) })
+	group.Go(func() error { return writer.run(ctx) })
 	group.Go(func() error { return network.run(ctx) })
 	group.Go(func() error { return decider.run(ctx) })
 	return group.Wait()
@@ -277,20 +280,6 @@ func (n *node) record(pod *corev1.Pod, eventType, reason, message string) {
 			APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
 		},
 		Type: eventType, Reason: reason, Message: message, Host: n.Node, At: time.Now(),
-	})
-}
-
-// statusWriter writes the status branch.
-func (n *node) statusWriter() *statusbranch.Writer {
-	spec := n.store.Snapshot().Accepted().Cluster.Spec.Status
-	to := n.remote
-	if spec.Remote != "" {
-		to.URL = spec.Remote
-	}
-	return statusbranch.New(statusbranch.Config{
-		Remote: to, Branch: spec.Branch, Signer: n.signer, Author: gitstore.Ident{Name: n.Node, Mail: n.Node + "@pleach.invalid"},
-		PushesPerMinute: int(spec.PushesPerMinute), Log: n.Log.With("part", "status"),
-		Report: n.store.SetStatusPush,
 	})
 }
 

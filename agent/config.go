@@ -24,6 +24,9 @@ type Config struct {
 	Introduction string
 	// RemoteCredentials is a file of two lines, user name and password or token; "" for none.
 	RemoteCredentials string
+	// StatusCredentials is the same for spec.status.remote, where the cluster keeps its status branch
+	// in another repository.
+	StatusCredentials string
 	// Containerd is the socket of a containerd to use; "" to run an own one.
 	Containerd string
 	// Listen is the TCP address for metrics, health and hints, "" for none.

@@ -24,6 +24,7 @@ func agentFlags(flags *pflag.FlagSet, config *agent.Config) {
 	flags.StringVar(&config.Branch, "branch", agent.DefaultBranch, "branch to follow")
 	flags.StringVar(&config.Introduction, "introduction", "", "full id of the commit that is trusted to begin with, the same on every node")
 	flags.StringVar(&config.RemoteCredentials, "remote-credentials", "", "file of two lines: user name, and password or token")
+	flags.StringVar(&config.StatusCredentials, "status-credentials", "", "the same for the status branch, where it is in another repository")
 	flags.StringVar(&config.Containerd, "containerd", "", "socket of a containerd to use; an own one runs when empty")
 	flags.StringVar(&config.Listen, "listen", agent.DefaultListen, "address for metrics, health and hints; \"\" for none")
 	flags.StringVar(&config.HintSecretFile, "hint-secret-file", "", "file with the secret that hints are signed with; unsigned hints are taken when empty")
