@@ -5,19 +5,18 @@ import (
 	"slices"
 	"time"
 
-	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/gossip"
 )
 
 // The rules of membership, as every node keeps them for itself. They stand in for the gate that holds a
 // node for gone; what is decided from it is reconcile's.
 const (
-	failedAfter  = 5 * time.Second // of silence
-	holdDown     = 3 * time.Second // after that, doubled with each flap
-	flapsCount   = 10 * time.Minute
-	refusesFor   = 5 * time.Minute // a host that answers while its agent is down
-	stableFor    = 10 * time.Minute
-	stormWithin  = 30 * time.Second
-	compareEvery = 2 * time.Second
+	failedAfter = 5 * time.Second // of silence
+	holdDown    = 3 * time.Second // after that, doubled with each flap
+	flapsCount  = 10 * time.Minute
+	refusesFor  = 5 * time.Minute // a host that answers while its agent is down
+	stableFor   = 10 * time.Minute
+	stormWithin = 30 * time.Second
 )
 
 // peer is what a node believes of another.
@@ -25,7 +24,6 @@ type peer struct {
 	silent time.Duration // since when; 0: it is heard
 	gone   bool
 	flaps  []time.Duration // when it came back
-	floor  reconcile.Document
 }
 
 // watchOver looks at all other nodes, once a second.
@@ -33,10 +31,14 @@ func (n *node) watchOver() {
 	n.inAgent(time.Second, n.watchOver)
 	now := n.w.clock.now
 	n.stable[n.index] = now
+	reachable := gossip.Members{}
 	for j := range n.view {
 		p := &n.view[j]
 		if j == n.index {
 			continue
+		}
+		if n.w.nodes[j].agent && n.w.network.both(n.index, j) {
+			reachable.Names = append(reachable.Names, NodeName(j))
 		}
 		if n.w.heard(n.index, j) {
 			if p.silent != 0 && now-p.silent > failedAfter {
@@ -44,13 +46,11 @@ func (n *node) watchOver() {
 			}
 			p.silent = 0
 			n.stable[j] = now
-			if p.gone || n.docs[j] == nil {
-				n.fetch(j)
-			}
 		} else if p.silent == 0 {
 			p.silent = now
 		}
 	}
+	n.tell(reachable)
 	for j := range n.view {
 		if j != n.index && !n.view[j].gone && n.isGone(j) {
 			n.hold(j)
@@ -73,11 +73,8 @@ func (n *node) isGone(j int) bool {
 
 // hold takes a node for gone: what it said counts no more until it speaks for itself.
 func (n *node) hold(j int) {
-	p := &n.view[j]
-	p.gone = true
-	if d := n.docs[j]; d != nil {
-		p.floor = *d
-	}
+	n.view[j].gone = true
+	n.tell(gossip.Gone{Node: NodeName(j)})
 	n.w.say(n.name, "holds %s for gone", NodeName(j))
 	n.poke()
 }
@@ -143,97 +140,4 @@ func (n *node) witnesses(j int) bool {
 // counts reports whether a node is a stable member.
 func (n *node) counts(j int) bool {
 	return j == n.index || n.stable[j] != 0 && n.w.clock.now-n.stable[j] < stableFor
-}
-
-// fetch asks a node for its current document.
-func (n *node) fetch(j int) {
-	run, other := n.run, n.w.nodes[j]
-	n.w.network.send(n.index, j, func() {
-		if !other.agent {
-			return
-		}
-		d := other.document
-		n.w.network.send(j, n.index, func() {
-			if !n.agent || n.run != run {
-				return
-			}
-			if p := &n.view[j]; p.gone && !older(&d, &p.floor) {
-				p.gone = false
-				n.docs[j] = nil
-				n.w.say(n.name, "hears %s again", NodeName(j))
-			}
-			n.receive(j, &d)
-		})
-	})
-}
-
-func older(a, b *reconcile.Document) bool {
-	return cmp.Or(cmp.Compare(a.Boot, b.Boot), cmp.Compare(a.Seq, b.Seq)) < 0
-}
-
-// receive takes a document of a node that is not held for gone, if it is newer.
-func (n *node) receive(j int, d *reconcile.Document) {
-	if j == n.index || n.view[j].gone || n.docs[j] != nil && !older(n.docs[j], d) {
-		return
-	}
-	n.docs[j] = d
-	n.poke()
-}
-
-// spread sends this node's new document to all.
-func (n *node) spread() {
-	d := n.document
-	for j, other := range n.w.nodes {
-		if j != n.index {
-			n.w.network.send(n.index, j, func() {
-				if other.agent {
-					other.receive(n.index, &d)
-				}
-			})
-		}
-	}
-}
-
-// compare exchanges all documents with one random peer.
-func (n *node) compare() {
-	n.inAgent(compareEvery, n.compare)
-	if len(n.view) < 2 {
-		return
-	}
-	j := (n.index + 1 + n.r.IntN(len(n.view)-1)) % len(n.view)
-	other := n.w.nodes[j]
-	mine := n.holds()
-	n.w.network.send(n.index, j, func() {
-		if !other.agent {
-			return
-		}
-		theirs := other.holds()
-		other.take(mine)
-		n.w.network.send(j, n.index, func() {
-			if n.agent {
-				n.take(theirs)
-			}
-		})
-	})
-}
-
-// holds lists the documents that the node would hand on.
-func (n *node) holds() []*reconcile.Document {
-	out := make([]*reconcile.Document, len(n.docs))
-	for j, d := range n.docs {
-		if !n.view[j].gone {
-			out[j] = d
-		}
-	}
-	own := n.document
-	out[n.index] = &own
-	return out
-}
-
-func (n *node) take(docs []*reconcile.Document) {
-	for j, d := range docs {
-		if d != nil {
-			n.receive(j, d)
-		}
-	}
 }

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -43,7 +44,9 @@ type node struct {
 	memory    reconcile.State
 	seq       int64
 	document  reconcile.Document
-	docs      []*reconcile.Document // by node; nil: none arrived
+	gossip    gossip.State
+	tick      time.Duration         // of the spread, that is planned; 0: none
+	docs      []*reconcile.Document // by node; nil: none counts
 	view      []peer
 	confirmed map[types.UID]time.Duration // when its node said that it keeps the pod
 	asked     map[types.UID]time.Duration
@@ -103,10 +106,10 @@ func (n *node) up() {
 	n.docs, n.view = make([]*reconcile.Document, len(n.w.nodes)), make([]peer, len(n.w.nodes))
 	n.confirmed, n.asked = map[types.UID]time.Duration{}, map[types.UID]time.Duration{}
 	n.next, n.crash = 0, -1
+	n.joinSpread()
 	n.publish() // before anything else: others hold what an earlier boot said
 	n.inAgent(upTo(n.r, time.Second), n.poll)
 	n.inAgent(upTo(n.r, time.Second), n.watchOver)
-	n.inAgent(upTo(n.r, compareEvery), n.compare)
 	n.poke()
 }
 
@@ -139,19 +142,23 @@ func (n *node) forget() {
 	}
 }
 
-// poll looks at the remote.
+// poll looks at the remote every few seconds.
 func (n *node) poll() {
-	every := time.Second + upTo(n.r, time.Second)
-	if n.away == 0 {
-		wait := 50*time.Millisecond + upTo(n.r, 300*time.Millisecond)
-		if n.sluggish > 0 {
-			wait += upTo(n.r, 15*time.Second)
-		}
-		head := n.w.shown()
-		n.inAgent(wait, func() { n.accept(head) })
-		every += wait
+	n.look()
+	n.inAgent(2*time.Second+upTo(n.r, 2*time.Second), n.poll)
+}
+
+// look fetches the head that the remote shows.
+func (n *node) look() {
+	if n.away > 0 {
+		return
 	}
-	n.inAgent(every, n.poll)
+	wait := 50*time.Millisecond + upTo(n.r, 300*time.Millisecond)
+	if n.sluggish > 0 {
+		wait += upTo(n.r, 15*time.Second)
+	}
+	head := n.w.shown()
+	n.inAgent(wait, func() { n.accept(head) })
 }
 
 // accept moves every app to the commit at that level. The trusted position only ever advances.
@@ -177,6 +184,7 @@ func (n *node) accept(level int64) {
 	}
 	n.accepted = next
 	n.w.say(n.name, "accepts %s", short(c.ID))
+	n.tell(gossip.Verified{Head: c})
 	n.poke()
 }
 

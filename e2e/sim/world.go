@@ -12,6 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pleachdev/pleach/gossip"
+	"github.com/pleachdev/pleach/reconcile"
 )
 
 // allocatable is what every machine has for pods.
@@ -34,6 +37,7 @@ type world struct {
 	nodes     []*node
 	byName    map[string]*node
 	machines  []*corev1.Node
+	opened    map[gossip.Version]*reconcile.Document // every document that was published, as others read it
 	history   history
 	rewound   int64 // commits that the remote does not show
 	recording Recording
@@ -50,7 +54,7 @@ type Line struct {
 
 // Run lives a life to its end.
 func Run(life Life) (*Recording, []Line) {
-	w := &world{life: life, byName: map[string]*node{}}
+	w := &world{life: life, byName: map[string]*node{}, opened: map[gossip.Version]*reconcile.Document{}}
 	w.network = newNetwork(&w.clock, life.Seed, life.Nodes)
 	w.recording = Recording{Calm: life.Calm, Plans: map[string]string{}}
 	for i := range life.Nodes {

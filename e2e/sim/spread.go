@@ -1,0 +1,113 @@
+package sim
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"time"
+
+	"github.com/pleachdev/pleach/gossip"
+	"github.com/pleachdev/pleach/reconcile"
+)
+
+// key is a node's signing key.
+func key(node string) ed25519.PrivateKey {
+	seed := sha256.Sum256([]byte(node))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+// joinSpread begins with nothing, as a starting agent does.
+func (n *node) joinSpread() {
+	n.gossip, n.tick = gossip.NewState(n.name, n.w.life.Seed+uint64(n.boot)), 0
+	var all gossip.Enrolled
+	for _, o := range n.w.nodes {
+		all.Names = append(all.Names, o.name)
+	}
+	n.tell(all)
+}
+
+// spread signs this node's new document and hands it out, claims straight to the candidates of their slots.
+func (n *node) spread() {
+	sealed, err := gossip.Encode(n.document, key(n.name))
+	if err != nil {
+		panic(err) // what the simulation writes can be written
+	}
+	d, err := sealed.Document()
+	if err != nil {
+		panic(err)
+	}
+	n.w.opened[sealed.Version] = &d
+	e := gossip.Publish{Document: sealed}
+	for _, s := range n.decided.Slots {
+		if s.Rule == reconcile.RuleStart {
+			e.Direct = append(e.Direct, s.Candidates...)
+		}
+	}
+	n.tell(e)
+}
+
+// tell takes a step of the spread and carries out what it asks for.
+func (n *node) tell(e gossip.Event) {
+	var effects []gossip.Effect
+	n.gossip, effects = gossip.Step(n.gossip, e, n.watch.read(n.w.clock.now))
+	for _, x := range effects {
+		switch x := x.(type) {
+		case gossip.Send:
+			other := n.w.byName[x.To]
+			n.w.network.send(n.index, other.index, func() {
+				if other.agent {
+					other.tell(gossip.Receive{From: n.name, Message: x.Message})
+				}
+			})
+		case gossip.Changed:
+			for _, name := range x.Nodes {
+				n.changed(n.w.byName[name].index)
+			}
+		case gossip.Look:
+			n.inAgent(0, n.look)
+		case gossip.Renumber:
+			n.boot, n.seq = max(n.boot, int64(x.Boot)), 0
+			n.inAgent(0, n.publish)
+		case gossip.Contested:
+			panic("two machines with the key of " + n.name)
+		}
+	}
+	n.tickAt(n.watch.when(n.gossip.Wake()))
+}
+
+func (n *node) tickAt(t time.Duration) {
+	t = max(t, n.w.clock.now+time.Millisecond)
+	if n.tick != 0 && n.tick <= t {
+		return
+	}
+	n.tick = t
+	n.inAgent(t-n.w.clock.now, func() {
+		if n.tick == t {
+			n.tick = 0
+			n.tell(gossip.Tick{})
+		}
+	})
+}
+
+// changed reads a document that was replaced. A node that was held for gone and speaks for itself is back,
+// if it is heard.
+func (n *node) changed(j int) {
+	if j == n.index {
+		return
+	}
+	sealed, ok := n.gossip.Document(NodeName(j))
+	p := &n.view[j]
+	switch {
+	case !ok:
+		n.docs[j] = nil
+	case p.gone && p.silent != 0:
+		n.docs[j] = nil
+		n.inAgent(0, func() { n.tell(gossip.Gone{Node: NodeName(j)}) })
+	default:
+		if p.gone {
+			p.gone = false
+			n.w.say(n.name, "hears %s again", NodeName(j))
+		}
+		n.docs[j] = n.w.opened[sealed.Version]
+	}
+	n.poke()
+}
