@@ -15,14 +15,14 @@ type reasonKey struct {
 
 // reason counts, as the scheduler's FitError does, why the nodes cannot take a slot.
 func (p *Planner) reason(s *place) string {
-	key := reasonKey{s.kind.id, s.shape.id, s.Slot.Node}
+	key := reasonKey{s.kind.id, s.shape.id, s.Node}
 	if why, ok := p.pass.reasons[key]; ok {
 		return why
 	}
 	counts := map[string]int{}
 	nodes := 0
 	for n := range p.nodes {
-		if s.Slot.Node != "" && s.Slot.Node != p.nodes[n].Name {
+		if s.Node != "" && s.Node != p.nodes[n].Name {
 			continue
 		}
 		nodes++

@@ -106,7 +106,7 @@ func (p *Planner) sortOpen() {
 			s.ranked[r] = -1
 		}
 		e := entry{slot: i, wave: s.Wave, feasible: s.kind.class.feasible, priority: s.Priority, size: s.shape.size, hash: s.hash}
-		if s.Slot.Node != "" {
+		if s.Node != "" {
 			e.feasible = 1
 		}
 		list = append(list, e)
@@ -137,8 +137,8 @@ func (p *Planner) place(i int32) bool {
 	s := &p.slots[i]
 	c := s.kind.class
 	switch {
-	case s.Slot.Node != "":
-		if n, ok := p.byName[s.Slot.Node]; ok && p.admits(s, n) {
+	case s.Node != "":
+		if n, ok := p.byName[s.Node]; ok && p.admits(s, n) {
 			s.ranked[0] = n
 		}
 	case s.shape.full[c.id] == p.pass.number:

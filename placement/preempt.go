@@ -85,7 +85,7 @@ type found struct {
 func (p *Planner) leastDisruption(i int32) (best *victims) {
 	s := &p.slots[i]
 	known := &found{}
-	remember := !s.kind.ruled() && s.Slot.Node == ""
+	remember := !s.kind.ruled() && s.Node == ""
 	if remember {
 		key := preemptors{s.kind.class.id, s.shape.id, s.Priority, s.Claimed}
 		if known = p.pass.found[key]; known == nil {
@@ -98,7 +98,7 @@ func (p *Planner) leastDisruption(i int32) (best *victims) {
 	}
 	a, b := s.hash, mix(s.hash+0x9e3779b97f4a7c15)|1
 	for n, reason := range s.kind.class.reasons {
-		if reason != "" || s.Slot.Node != "" && s.Slot.Node != p.nodes[n].Name {
+		if reason != "" || s.Node != "" && s.Node != p.nodes[n].Name {
 			continue
 		}
 		var v *victims
@@ -138,7 +138,7 @@ func (p *Planner) victimsOn(i, n int32) *victims {
 	var lower []int32
 	for _, v := range p.on[n] {
 		// A slot that runs elsewhere ends nothing here: it is only planned as if it were new.
-		if p.slots[v].Priority < s.Priority && !(s.Claimed && p.isRunning(v)) {
+		if p.slots[v].Priority < s.Priority && (!s.Claimed || !p.isRunning(v)) {
 			lower = append(lower, v)
 		}
 	}
