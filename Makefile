@@ -85,6 +85,11 @@ test-cgroup2: setup bin/gotestsum node-binaries ## a node on a kernel with cgrou
 	@sh tools/setup.sh "e2fsprogs: the virtual machine's disk" "qemu-system-x86: the virtual machine"
 	PLEACH_TESTS=cgroup2 PLEACH_NO_SKIP=1 CGO_ENABLED=0 $(TEST) --format testname -- -count=1 -timeout 60m ./e2e/cgroup2
 
+.PHONY: test-arm64
+test-arm64: setup bin/gotestsum ## the same plans on arm64, emulated; nightly
+	@sh tools/setup.sh "qemu-user-static: the other architecture"
+	PLEACH_TESTS=arm64 PLEACH_NO_SKIP=1 CGO_ENABLED=0 $(TEST) --format testname -- -count=1 -timeout 30m -run ARM64 ./placement
+
 .PHONY: check
 check: setup lint-tools node-binaries ## lint, format, module tidiness, generated files
 	CGO_ENABLED=0 bin/golangci-lint run ./...

@@ -9,12 +9,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pleachdev/pleach/e2e/needs"
 )
 
 func node(name string, cpu, memory int64) Node {
@@ -315,18 +316,11 @@ func TestPlanIsPinned(t *testing.T) {
 
 // TestPlanIsTheSameOnARM64 runs the pinned plans on the other architecture, in an emulator.
 func TestPlanIsTheSameOnARM64(t *testing.T) {
-	emulator, err := exec.LookPath("qemu-aarch64-static")
-	if err != nil {
-		emulator, err = exec.LookPath("qemu-aarch64")
+	const emulator = "qemu-aarch64-static"
+	if os.Getenv("PLEACH_TESTS") != "arm64" {
+		t.Skip("skipped: compiles for arm64 and emulates it, for minutes; make test-arm64 runs it")
 	}
-	switch {
-	case runtime.GOARCH == "arm64":
-		t.Skip("runs on arm64 itself")
-	case err != nil:
-		t.Skip("needs qemu-aarch64-static (Debian's qemu-user-static) in PATH")
-	case testing.Short():
-		t.Skip("compiles for arm64, which takes a while")
-	}
+	needs.Command(t, emulator)
 	binary := filepath.Join(t.TempDir(), "placement.test")
 	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", binary, ".")
 	build.Env = append(os.Environ(), "GOARCH=arm64", "CGO_ENABLED=0")
