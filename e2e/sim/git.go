@@ -193,9 +193,9 @@ func newAuthor(r *rand.Rand, nodes int) *author {
 	add(web)
 	add(api)
 	add(Workload{Name: "batch", Kind: "Deployment", Recreate: true, Replicas: 1 + r.IntN(3)})
-	logs := Workload{Name: "logs", Kind: "DaemonSet", Unavailable: 1}
-	if r.IntN(2) == 0 {
-		logs.Surge, logs.Unavailable = 1, 0
+	logs := Workload{Name: "logs", Kind: "DaemonSet", Unavailable: 1 + r.IntN(2)}
+	if r.IntN(2) == 0 { // one of the two is 0, as validation demands
+		logs.Surge, logs.Unavailable = logs.Unavailable, 0
 	}
 	add(logs)
 	return a

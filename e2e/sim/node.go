@@ -54,8 +54,10 @@ type node struct {
 	decided   reconcile.Decision
 }
 
-// passEvery is the least time between two passes of a node.
-const passEvery = 100 * time.Millisecond
+const (
+	passEvery = 100 * time.Millisecond // the least time between two passes of a node
+	hearEvery = 250 * time.Millisecond // documents that come one after the other make one pass
+)
 
 // later does something on the machine unless the pod has started or ended meanwhile.
 func (n *node) later(d time.Duration, p *pod, do func()) {

@@ -49,7 +49,7 @@ func (r *Recording) Digest() string {
 }
 
 // Starts counts the pods that were started, and those of them that filled a slot whose pod of the same
-// revision was running on another node.
+// revision was running on another node, while all nodes heard of each other.
 func (r *Recording) Starts() (all, second int) {
 	j := newJudge(r)
 	for i := range r.Records {
@@ -57,7 +57,7 @@ func (r *Recording) Starts() (all, second int) {
 		for _, m := range j.news(&r.Records[i]) {
 			all++
 			for _, o := range j.inSlot(m.Slot) {
-				if live(o) && o.Revision == m.Revision && o.UID != m.UID {
+				if live(o) && o.Revision == m.Revision && o.UID != m.UID && !j.separated(j.now-time.Minute, j.now) {
 					second++
 					break
 				}

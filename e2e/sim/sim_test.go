@@ -43,25 +43,58 @@ func TestLives(t *testing.T) {
 	}
 }
 
-// TestWhatSeedsTaught lives the lives again that once broke a rule.
+// TestWhatSeedsTaught lives the lives again that once broke a rule, as they were after shrinking.
 func TestWhatSeedsTaught(t *testing.T) {
+	const at = time.Second
+	push := func(when time.Duration, w Workload) Event {
+		return Event{At: when, Kind: Push, Node: -1, Push: []Change{{To: w}}}
+	}
+	logs := func(image, surge, unavailable int) Workload {
+		return Workload{Name: "logs", App: "tools", Kind: "DaemonSet", Image: image, Surge: surge, Unavailable: unavailable}
+	}
+	api := func(image int) Workload {
+		return Workload{Name: "api", App: "tools", Kind: "Deployment", Replicas: 4, Surge: 1, Image: image}
+	}
 	for _, x := range []struct {
-		seed   uint64
-		nodes  int
-		taught string
+		name, taught string
+		life         Life
 	}{
-		{53, 1, "a node whose store was lost while the remote showed an older head took its own pods back: they tell that there is a newer commit"},
-		{54, 3, "the same in a flock, by a slot that was not wanted at the older commit"},
-		{15, 3, "a node that has just started does not know on which nodes a DaemonSet has slots: nothing ready is stopped before all are heard"},
-		{5, 3, "a node that does not remember its peers waits for all that are enrolled"},
-		{22, 3, "what a node that was held for gone brings back may exceed maxSurge; nothing is added to it"},
-		{63, 3, "a node that hears and is not heard rolls by its own count: the bounds hold on each side"},
+		{"older head", "what a node runs tells that there is a newer commit, when its store was lost and the remote shows an older head", Life{
+			Seed: 53, Nodes: 1, Calm: 300 * at, Events: []Event{
+				push(1*at, api(1)), push(55*at, api(2)),
+				{At: 177 * at, Kind: GitRewind, Node: -1, Count: 1, For: 57 * at},
+				{At: 211 * at, Kind: Forget, For: 3 * at},
+				push(300*at, api(3)),
+			},
+		}},
+		{"first pass", "a node that has just started does not know on which nodes a DaemonSet has slots, and stops nothing before all are heard", Life{
+			Seed: 15, Nodes: 3, Calm: 120 * at, Events: []Event{
+				push(1*at, logs(1, 0, 1)),
+				{At: 20 * at, Kind: NoImages, Node: 0, For: 90 * at},
+				push(60*at, logs(2, 0, 1)),
+				{At: 75 * at, Kind: Restart, Node: 2, For: at},
+				push(120*at, logs(3, 0, 1)),
+			},
+		}},
+		{"back from the dead", "what a node brings back that was held for gone may exceed maxSurge; nothing is added to it", Life{
+			Seed: 22, Nodes: 3, Calm: 120 * at, Events: []Event{
+				push(1*at, logs(1, 1, 0)), push(29*at, logs(badImage, 1, 0)),
+				{At: 47 * at, Kind: PowerOff, For: 50 * at},
+				push(120*at, logs(2, 1, 0)),
+			},
+		}},
+		{"hears and is not heard", "a node that hears and is not heard rolls by its own count: the bounds hold on each side", Life{
+			Seed: 63, Nodes: 3, Calm: 300 * at, Events: []Event{
+				push(1*at, logs(1, 0, 1)),
+				{At: 165 * at, Kind: Cut, Node: 0, Peer: 2, For: 114 * at},
+				{At: 221 * at, Kind: Cut, Node: 0, Peer: 1, For: 47 * at},
+				push(236*at, logs(2, 0, 1)),
+				push(300*at, logs(3, 0, 1)),
+			},
+		}},
 	} {
-		if testing.Short() && x.nodes > 1 {
-			continue
-		}
-		t.Run(fmt.Sprintf("seed=%d,nodes=%d", x.seed, x.nodes), func(t *testing.T) {
-			lived(t, Generate(x.seed, x.nodes, 6*time.Minute))
+		t.Run(x.name, func(t *testing.T) {
+			lived(t, x.life)
 			if t.Failed() {
 				t.Log(x.taught)
 			}

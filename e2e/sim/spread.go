@@ -109,5 +109,5 @@ func (n *node) changed(j int) {
 		}
 		n.docs[j] = n.w.opened[sealed.Version]
 	}
-	n.poke()
+	n.passAt(n.w.clock.now + hearEvery)
 }

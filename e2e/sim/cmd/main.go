@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ func main() {
 	keep := flag.Bool("keep-going", false, "count the lives that break a rule, by rule, and tell nothing")
 	profile := flag.String("cpuprofile", "", "file to write a CPU profile to")
 	flag.Parse()
+	debug.SetGCPercent(400) // a life leaves much behind and holds little
 	if err := run(*seed, *seeds, *sizes, *hours, *story, *keep, *profile); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -96,6 +98,6 @@ func (t *tally) add(r *sim.Recording) {
 }
 
 func (t tally) String() string {
-	return fmt.Sprintf("%d lives, %.1f simulated hours, %d documents, %d starts, %d of them second; whole at most %s after the last fault",
+	return fmt.Sprintf("%d lives, %.1f simulated hours, %d documents, %d starts, %d of them second without a partition; whole at most %s after the last fault",
 		t.lives, t.lived.Hours(), t.documents, t.starts, t.second, t.slowest.Round(time.Second))
 }
