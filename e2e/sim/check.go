@@ -43,6 +43,7 @@ type judge struct {
 	fault    int                            // of the recording's, the next
 	docs     map[string]*reconcile.Document // of nodes that are on
 	before   map[string]*reconcile.Document // the last of every node
+	off      map[string]time.Duration       // when nodes that are off were switched off
 	releases map[releaseKey][]release       // who asked for the end of a pod, in the order of time
 	seen     map[types.UID]reconcile.Instance
 	left     map[types.UID]bool
@@ -51,6 +52,7 @@ type judge struct {
 	rolling  map[reconcile.Slot]string   // slots emptied for a commit, and by which node
 	removed  map[types.UID]int64         // the level at which a workload went
 	changed  map[types.UID]bool          // workloads of which the last document empties a slot or starts a pod
+	begun    []reconcile.Instance        // pods that the last document names first
 }
 
 type releaseKey struct {
@@ -79,7 +81,7 @@ func newJudge(r *Recording) *judge {
 	j := &judge{
 		r: r, docs: map[string]*reconcile.Document{}, before: map[string]*reconcile.Document{}, releases: map[releaseKey][]release{},
 		seen: map[types.UID]reconcile.Instance{}, left: map[types.UID]bool{}, ready: map[types.UID]time.Duration{}, since: map[types.UID]time.Duration{},
-		rolling: map[reconcile.Slot]string{}, removed: map[types.UID]int64{},
+		rolling: map[reconcile.Slot]string{}, off: map[string]time.Duration{}, removed: map[types.UID]int64{},
 	}
 	for i := range r.Records {
 		for _, x := range r.Records[i].Document.Releases {
@@ -137,6 +139,7 @@ func (j *judge) advance(t time.Duration) {
 		}
 		name := NodeName(f.Node)
 		delete(j.docs, name)
+		j.off[name] = f.At
 		for slot, node := range j.rolling {
 			if node == name {
 				delete(j.rolling, slot)
@@ -171,6 +174,7 @@ func (j *judge) put(x *Record) {
 		delete(j.rolling, m.Slot)
 	}
 	j.docs[d.Node], j.before[d.Node] = d, d
+	delete(j.off, d.Node)
 }
 
 func (j *judge) fail(x *Record, m reconcile.Instance, rule, format string, args ...any) *Violation {
@@ -241,7 +245,8 @@ func (j *judge) news(x *Record) (out []reconcile.Instance) {
 
 // starts: nothing is moved but from a node that was lost, and nothing removed comes back.
 func (j *judge) starts(x *Record) *Violation {
-	for _, m := range j.news(x) {
+	j.begun = j.news(x)
+	for _, m := range j.begun {
 		j.changed[m.Slot.Workload] = true
 		if lost, _, ok := strings.Cut(m.Cause, "/"); ok && !j.wasAway(lost, x.At) {
 			return j.fail(x, m, "nothing moves without a loss", "%s starts for the loss of %s, which was there", m.Name, lost)
@@ -355,9 +360,16 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		// It failed after the document in which it was ready.
 		return nil
 	case reconcile.ByDuplicate:
-		for _, o := range j.inSlot(m.Slot) {
-			if at, ok := j.ready[o.UID]; ok && o.Revision == m.Revision && senior(o, m) && (o.Ready || x.At-at <= answeredWithin) {
-				return nil
+		for _, name := range sortedKeys(j.before) {
+			off, isOff := j.off[name]
+			for _, o := range j.before[name].Instances {
+				at, was := j.ready[o.UID]
+				switch {
+				case o.Slot != m.Slot || o.Revision != m.Revision || !was || !senior(o, m):
+				case isOff && x.At-off > answeredWithin:
+				case o.Ready || x.At-at <= answeredWithin:
+					return nil
+				}
 			}
 		}
 		return j.fail(x, m, rule, "%s was stopped as a duplicate, and no pod with an earlier right was ready", m.Name)
@@ -425,7 +437,9 @@ func (j *judge) bounds(x *Record) *Violation {
 		if len(down) > unavailable && !j.separated(x.At-time.Minute, x.At) {
 			return j.fail(x, at, "maxUnavailable", "slots %v are down for commits, maxUnavailable is %d", down, unavailable)
 		}
-		if up := j.surging(uid, head); len(up) > surge && !j.separated(x.At-time.Minute, x.At) {
+		up := j.surging(uid, head)
+		started := slices.ContainsFunc(j.begun, func(m reconcile.Instance) bool { return m.Slot.Workload == uid && slices.Contains(up, slotName(m)) })
+		if started && len(up) > surge && !j.separated(x.At-time.Minute, x.At) {
 			return j.fail(x, at, "maxSurge", "slots %v have a pod more, maxSurge is %d", up, surge)
 		}
 	}
