@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pleachdev/pleach/durable"
+	"github.com/pleachdev/pleach/state/durable"
 )
 
 // nextBoot counts this start of the agent, on disk before it is used anywhere: a number that was ever

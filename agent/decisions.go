@@ -11,9 +11,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/pleachdev/pleach/durable"
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/state/durable"
 )
 
 // decisionsVersion is the version of the file's form.

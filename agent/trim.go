@@ -14,22 +14,18 @@ const trimAfter = 10 * time.Second
 
 // trim gives memory back whenever the node has come to rest, until ctx ends.
 func (n *node) trim(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		snapshot := n.store.Snapshot()
 		quiet, cancel := context.WithTimeout(ctx, trimAfter)
-		err := snapshot.Wait(quiet, state.Accepted, state.Pods)
+		changed := snapshot.Wait(quiet, state.Accepted, state.Pods) == nil
 		cancel()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err == nil {
-			continue // something changed
+		if changed || ctx.Err() != nil {
+			continue
 		}
 		if err := footprint.Trim(); err != nil {
 			n.Log.Debug("give memory back", "err", err)
 		}
-		if err := snapshot.Wait(ctx, state.Accepted, state.Pods); err != nil {
-			return nil //nolint:nilerr // the agent ends
-		}
+		_ = snapshot.Wait(ctx, state.Accepted, state.Pods) // its only error ends the loop
 	}
+	return nil
 }

@@ -84,7 +84,7 @@ func (r *reader) machine(d *reconcile.Document) {
 	i := r.NodeInfo
 	d.NodeInfo = corev1.NodeSystemInfo{
 		MachineID: i.MachineID, SystemUUID: i.SystemUUID, BootID: i.BootID, KernelVersion: i.KernelVersion, OSImage: i.OSImage,
-		ContainerRuntimeVersion: i.ContainerRuntime, KubeletVersion: i.Kubelet, KubeProxyVersion: i.KubeProxy,
+		ContainerRuntimeVersion: i.ContainerRuntime, KubeletVersion: i.Kubelet, KubeProxyVersion: i.KubeProxy, //nolint:staticcheck // what the type has is carried, deprecated or not
 		OperatingSystem: i.OperatingSystem, Architecture: i.Architecture, RunningInUserNamespace: i.UserNamespace,
 	}
 	if i.Swap != nil {

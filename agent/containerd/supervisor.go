@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pleachdev/pleach/agent/embedded"
-	"github.com/pleachdev/pleach/durable"
+	"github.com/pleachdev/pleach/state/durable"
 )
 
 // Supervisor keeps the node's containerd running: it extracts the node binaries, writes the

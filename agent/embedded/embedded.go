@@ -20,7 +20,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/pleachdev/pleach/durable"
+	"github.com/pleachdev/pleach/state/durable"
 )
 
 //go:embed assets

@@ -40,7 +40,7 @@ func TestEverySuggestionWorks(t *testing.T) {
 	if _, err := os.Stat(pleach); err != nil {
 		needs.Lacking(t, "bin/pleach, which make build makes")
 	}
-	dir, err := os.MkdirTemp("", "pleach-demo")
+	dir, err := os.MkdirTemp("", "pleach-demo") //nolint:usetesting // paths of sockets are short
 	if err != nil {
 		t.Fatal(err)
 	}

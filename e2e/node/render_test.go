@@ -39,7 +39,7 @@ func TestRendering(t *testing.T) {
 			all[kind] = f.kubectl("get", kind, "-A", "-o", "yaml")
 		}
 		status := f.repo.Fetch("pleach/status")
-		for _, path := range strings.Fields(f.repo.Git("ls-tree", "-r", "--name-only", status)) {
+		for path := range strings.FieldsSeq(f.repo.Git("ls-tree", "-r", "--name-only", status)) {
 			if strings.HasPrefix(path, "workloads/") {
 				all[path] = f.repo.Git("show", status+":"+path)
 			}

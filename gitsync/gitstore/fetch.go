@@ -16,7 +16,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 
-	"github.com/pleachdev/pleach/durable"
+	"github.com/pleachdev/pleach/state/durable"
 )
 
 // fetchTimeout bounds a fetch whose context has no deadline of its own.

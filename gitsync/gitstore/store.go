@@ -26,7 +26,7 @@ import (
 	"github.com/go-git/go-git/v5/storage/memory"
 	"github.com/pjbgf/sha1cd"
 
-	"github.com/pleachdev/pleach/durable"
+	"github.com/pleachdev/pleach/state/durable"
 )
 
 // objectCacheSize bounds the memory that recently read objects take.

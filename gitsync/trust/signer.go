@@ -19,7 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
-	"github.com/pleachdev/pleach/durable"
+	"github.com/pleachdev/pleach/state/durable"
 )
 
 // agentTimeout bounds the connecting to a socket of this machine.

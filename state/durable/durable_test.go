@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/pleachdev/pleach/durable"
+	"github.com/pleachdev/pleach/state/durable"
 )
 
 func TestWriteFile(t *testing.T) {
