@@ -162,12 +162,14 @@ func (j *judge) put(x *Record) {
 		}
 	}
 	for _, m := range d.Instances {
+		last := j.seen[m.UID]
 		j.seen[m.UID] = m
 		if !m.Ready {
 			delete(j.since, m.UID)
 			continue
 		}
-		if _, ok := j.since[m.UID]; !ok {
+		// Its readiness may have come and gone while the agent was down.
+		if _, ok := j.since[m.UID]; !ok || !last.ReadySince.Equal(m.ReadySince) {
 			j.since[m.UID] = x.At
 		}
 		j.ready[m.UID] = x.At
@@ -297,7 +299,8 @@ func (j *judge) during(from, to, after time.Duration, kinds ...Kind) bool {
 	})
 }
 
-// separated reports whether some nodes could not hear of each other, not even through a third.
+// separated reports whether some nodes could not hear of each other, not even through a third, or one that
+// was off could not say to another that it is back.
 func (j *judge) separated(from, to time.Duration) bool {
 	cut := map[[2]string]bool{}
 	names := sortedKeys(j.before)
@@ -309,6 +312,12 @@ func (j *judge) separated(from, to time.Duration) bool {
 			return true
 		}
 		if f.Kind == Cut {
+			// A node that was held for gone counts again to those alone to whom it can speak itself.
+			for _, g := range j.r.Faults {
+				if g.Kind == PowerOff && (g.Node == f.Node || g.Node == f.Peer) && g.At <= to && g.At+g.For+2*time.Minute >= f.At {
+					return true
+				}
+			}
 			a, b := NodeName(f.Node), NodeName(f.Peer)
 			cut[[2]string{a, b}], cut[[2]string{b, a}] = true, true
 		}

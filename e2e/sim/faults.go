@@ -179,7 +179,11 @@ func Generate(seed uint64, nodes int, length time.Duration) Life {
 		}
 	}
 	for t := 10 * time.Second; ; {
-		t += time.Second/5 + upTo(m.r, 15*time.Second)
+		gap := 15 * time.Second
+		if m.r.IntN(4) == 0 {
+			gap = 2 * time.Second // while what came before is under way
+		}
+		t += time.Second/5 + upTo(m.r, gap)
 		if t >= length {
 			break
 		}

@@ -169,6 +169,7 @@ type author struct {
 	workloads []Workload
 	present   []bool
 	images    int
+	latest    int // changed last
 }
 
 func newAuthor(r *rand.Rand, nodes int) *author {
@@ -214,7 +215,11 @@ func (a *author) first() (out []Change) {
 }
 
 func (a *author) next() []Change {
-	i := a.r.IntN(len(a.workloads))
+	i := a.latest
+	if a.r.IntN(2) == 0 {
+		i = a.r.IntN(len(a.workloads))
+	}
+	a.latest = i
 	w := &a.workloads[i]
 	if !a.present[i] {
 		a.present[i] = true

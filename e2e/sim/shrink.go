@@ -61,8 +61,9 @@ func size(l Life) int {
 // withoutLastNode leaves the last node out, and all that happened to it.
 func (l Life) withoutLastNode() (Life, bool) {
 	last := l.Nodes - 1
-	if last < 1 {
-		return l, false
+	forGood := func(e Event) bool { return e.Kind == PowerOff && e.For < 0 }
+	if last < 1 || slices.ContainsFunc(l.Events, forGood) {
+		return l, false // of fewer nodes, those that remain may be no majority
 	}
 	events := slices.Clone(l.Events)
 	l.Nodes, l.Events = last, nil

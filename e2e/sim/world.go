@@ -231,7 +231,7 @@ func (n *node) suffer(e Event) {
 			})
 		}
 	case PowerOff:
-		if n.machine {
+		if n.machine || e.For < 0 { // one that is off already does not come back
 			n.off()
 			if e.For >= 0 {
 				back(n.on)
