@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/reconcile"
@@ -419,89 +418,6 @@ func (j *judge) inSlot(slot reconcile.Slot) (out []reconcile.Instance) {
 		}
 	}
 	return out
-}
-
-// bounds: rollouts keep to maxUnavailable and maxSurge, as long as no node is held for gone that goes on:
-// of two sides that do not hear each other, each keeps to them by itself. What a node brings back may be
-// more, and then nothing is added to it.
-func (j *judge) bounds(x *Record) *Violation {
-	head := &j.r.History[len(j.r.History)-1]
-	for _, uid := range sortedKeys(j.changed) {
-		o := j.known(uid)
-		if o == nil {
-			continue
-		}
-		surge, unavailable, _, ok := limits(o)
-		if !ok {
-			continue
-		}
-		var down []string
-		for slot := range j.rolling {
-			if slot.Workload == uid && head.wants(slot) {
-				down = append(down, fmt.Sprintf("%d%s", slot.Ordinal, slot.Node))
-			}
-		}
-		slices.Sort(down)
-		at := reconcile.Instance{Owner: o.Object.GetName(), Slot: reconcile.Slot{Workload: uid}}
-		if len(down) > unavailable && !j.separated(x.At-time.Minute, x.At) {
-			return j.fail(x, at, "maxUnavailable", "slots %v are down for commits, maxUnavailable is %d", down, unavailable)
-		}
-		up := j.surging(uid, head)
-		started := slices.ContainsFunc(j.begun, func(m reconcile.Instance) bool { return m.Slot.Workload == uid && slices.Contains(up, slotName(m)) })
-		if started && len(up) > surge && !j.separated(x.At-time.Minute, x.At) {
-			return j.fail(x, at, "maxSurge", "slots %v have a pod more, maxSurge is %d", up, surge)
-		}
-	}
-	return nil
-}
-
-// surging lists slots in which a live pod was started beside a live one of another revision. What a node
-// brings back that was held for gone is no surge: the rule of duplicates ends it.
-func (j *judge) surging(uid types.UID, head *Revision) (out []string) {
-	type place struct {
-		slot  reconcile.Slot
-		epoch int64
-	}
-	pods := map[place]reconcile.Instance{}
-	for _, name := range sortedKeys(j.docs) {
-		for _, m := range j.docs[name].Instances {
-			if m.Slot.Workload == uid && live(m) && head.wants(m.Slot) {
-				pods[place{m.Slot, m.Epoch}] = m
-			}
-		}
-	}
-	for at, m := range pods {
-		if o, ok := pods[place{at.slot, at.epoch - 1}]; ok && o.Revision != m.Revision && m.Cause == m.Commit.ID {
-			out = append(out, slotName(m))
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// known finds the newest object of a workload.
-func (j *judge) known(uid types.UID) *reconcile.Object {
-	for i := len(j.r.History) - 1; i >= 0; i-- {
-		if o := j.r.History[i].object(uid); o != nil {
-			return o
-		}
-	}
-	return nil
-}
-
-// limits are those of a rolling update; they do not change in a recording.
-func limits(o *reconcile.Object) (surge, unavailable int, minReady time.Duration, ok bool) {
-	switch x := o.Object.(type) {
-	case *appsv1.Deployment:
-		if r := x.Spec.Strategy.RollingUpdate; r != nil {
-			return r.MaxSurge.IntValue(), r.MaxUnavailable.IntValue(), time.Duration(x.Spec.MinReadySeconds) * time.Second, true
-		}
-	case *appsv1.DaemonSet:
-		if r := x.Spec.UpdateStrategy.RollingUpdate; r != nil {
-			return r.MaxSurge.IntValue(), r.MaxUnavailable.IntValue(), time.Duration(x.Spec.MinReadySeconds) * time.Second, true
-		}
-	}
-	return 0, 0, 0, false
 }
 
 func has(d *reconcile.Document, uid types.UID) bool {
