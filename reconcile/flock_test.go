@@ -379,3 +379,19 @@ func TestNothingChangesBeforeTheOthersAreHeard(t *testing.T) {
 		t.Errorf("before the document of n1 came: %v", d.Actions)
 	}
 }
+
+// TestTwoOldPodsSurge is a slot that surged for a commit before the wanted one (seed 20173 of the
+// simulator, 5 nodes): until one of its pods has ended, it counts against maxSurge.
+func TestTwoOldPodsSurge(t *testing.T) {
+	w := newWorld(t)
+	w.push(Object{Object: deployment("c", 2, 1, 0)})
+	var old []Instance
+	for _, revision := range []string{"a100m00000", "b100m00000"} {
+		old = append(old, Instance{Slot: Slot{Workload: "uid-web", Ordinal: 1}, Revision: revision, Node: "n2", UID: types.UID(revision), Ready: true})
+	}
+	w.in.Documents = []Document{{Node: "n2", Instances: old}}
+	p := newPass(State{}, w.input())
+	if !p.rolloutOf(p.workloads[0]).places[1].surging {
+		t.Error("a slot with pods of two earlier revisions does not count as surging")
+	}
+}

@@ -151,6 +151,9 @@ func (p *pass) rolloutOf(w *workload) *rollout {
 			o.surging = len(s.old) > 0
 			o.updated = !o.surging && s.now[0].available(w, p.in.Now)
 		}
+		if n := len(s.old); n > 1 && s.old[0].Revision != s.old[n-1].Revision {
+			o.surging = true // for an earlier commit, and not yet taken back (seed 20173 of the simulator, 5 nodes)
+		}
 		if since := p.state.Slots[s.key].Unready; !o.updated && !since.IsZero() && w.strategy.deadline > 0 {
 			o.overdue = p.in.Now.Sub(since) >= w.strategy.deadline
 			if !o.overdue {

@@ -368,6 +368,9 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		// It failed after the document in which it was ready.
 		return nil
 	case reconcile.ByDuplicate:
+		if x.Document.Seq == 1 {
+			return nil // decided in a boot that was cut short, by what was known then
+		}
 		for _, name := range sortedKeys(j.before) {
 			off, isOff := j.off[name]
 			for _, o := range j.before[name].Instances {
