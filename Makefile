@@ -105,7 +105,7 @@ bench: setup build ## the benchmarks, as a table (root)
 
 SEED  ?= 1
 SEEDS ?= 200
-NODES ?= 1,2,3,5,8
+NODES ?= 1,2,3
 HOURS ?= 0.1
 
 .PHONY: sim

@@ -17,9 +17,9 @@ type want struct {
 	beside *Instance
 }
 
-// decide goes through the slots of one workload: first those that have the wanted revision, then the
-// others in order. A node may hold many of them, so the view of the rollout is kept up to date with
-// what was decided for the slots before.
+// decide goes through the slots of one workload: first those that have the wanted revision or more
+// pods than one, then the others in order. A node may hold many of them, so the view of the rollout
+// is kept up to date with what was decided for the slots before.
 func (p *pass) decide(w *workload) {
 	w.roll = p.rolloutOf(w)
 	for _, m := range w.surplus {
@@ -32,8 +32,11 @@ func (p *pass) decide(w *workload) {
 		if driven {
 			p.evict(s, taint)
 		}
-		if len(s.now) > 0 {
+		switch {
+		case len(s.now) > 0:
 			p.replaced(w, s)
+		case len(s.old) > 1:
+			p.thin(w, s)
 		}
 	}
 	for _, s := range w.slots {
@@ -91,14 +94,24 @@ func (p *pass) replaced(w *workload, s *slot) {
 	p.explain(w, s, RuleKeep, notReady(cur))
 }
 
+// thin leaves one pod to a slot that has several of other revisions than the wanted one.
+func (p *pass) thin(w *workload, s *slot) {
+	if slices.ContainsFunc(s.old, p.ahead) {
+		return
+	}
+	for _, m := range s.old[1:] {
+		p.stop(m, w.object.Commit.ID, fmt.Sprintf("revision %s is not wanted any more", m.Revision))
+	}
+	if !slices.ContainsFunc(s.old[1:], func(m Instance) bool { return !p.stopping[m.UID] }) {
+		w.roll.places[s.index].surging = false
+	}
+}
+
 // outdated handles a slot that has pods of other revisions only.
 func (p *pass) outdated(w *workload, s *slot) {
 	if i := slices.IndexFunc(s.old, p.ahead); i >= 0 {
 		p.explain(w, s, RuleKeep, fmt.Sprintf("%s was started for commit %s, which node %s has not accepted", s.old[i].Name, s.old[i].Commit.ID, p.in.Self))
 		return
-	}
-	for _, m := range s.old[1:] {
-		p.stop(m, w.object.Commit.ID, fmt.Sprintf("revision %s is not wanted any more", m.Revision))
 	}
 	p.ended(s)
 	m := s.old[0]
