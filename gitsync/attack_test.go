@@ -14,7 +14,8 @@ type tale struct {
 	long bool // left out of the short tests
 }
 
-// play checks each tale as told, after a restart, and on a node that starts at its end.
+// play checks each tale as told, after a restart, and, but for the short tests, on a node that starts
+// at its end.
 func play(t *testing.T, tales []tale) {
 	t.Helper()
 	for _, tc := range tales {
@@ -27,7 +28,7 @@ func play(t *testing.T, tales []tale) {
 			s.run(tc.script)
 			s.expect(tc.want)
 			s.restarted()
-			if tc.own {
+			if tc.own || testing.Short() {
 				return
 			}
 			a, err := s.fresh(t.Context())
