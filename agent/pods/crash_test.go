@@ -206,8 +206,10 @@ func TestCleanRestartTouchesNothing(t *testing.T) {
 			}
 			settle(10 * time.Millisecond)
 		}
+		// On disk, as everywhere in Kubernetes, times are whole seconds.
+		since := before.Status.Conditions[4].LastTransitionTime.Rfc3339Copy()
 		if after := n.pod("web"); after.Status.ContainerStatuses[0].ContainerID != before.Status.ContainerStatuses[0].ContainerID ||
-			!after.Status.Conditions[4].LastTransitionTime.Equal(&before.Status.Conditions[4].LastTransitionTime) {
+			!after.Status.Conditions[4].LastTransitionTime.Equal(&since) {
 			t.Errorf("before %+v, after %+v", before.Status, after.Status)
 		}
 		for _, l := range n.runtime.Log()[log:] {

@@ -26,6 +26,10 @@ const (
 // firstRetry is the delay of the first early retry; each further one waits twice as long.
 const firstRetry = 100 * time.Millisecond
 
+// settle is what a program gets to listen before the first check: one that comes too early costs
+// firstRetry.
+const settle = 20 * time.Millisecond
+
 // Result is what a check found.
 type Result struct {
 	OK      bool
@@ -65,7 +69,8 @@ func (p *Prober) Run(ctx context.Context) {
 	}
 	successThreshold := max(p.Probe.SuccessThreshold, 1)
 
-	wait := max(time.Until(p.Started.Add(time.Duration(p.Probe.InitialDelaySeconds)*time.Second)), 0) + p.Offset
+	delay := max(time.Duration(p.Probe.InitialDelaySeconds)*time.Second, settle)
+	wait := max(time.Until(p.Started.Add(delay)), 0) + p.Offset
 	retry, early := firstRetry, p.Kind != Liveness && !p.Passed
 	standing, known := p.Passed, p.Passed
 	var successes, failures int32

@@ -43,16 +43,16 @@ func after(d time.Duration) func(time.Duration) bool {
 
 func TestReadinessIsFoundEarly(t *testing.T) {
 	checks, standings, failed := run(t, Prober{Kind: Readiness, Probe: &corev1.Probe{PeriodSeconds: 10}}, 30*time.Second, after(500*time.Millisecond))
-	want := []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, 700 * time.Millisecond, 10700 * time.Millisecond, 20700 * time.Millisecond}
-	if !slices.Equal(checks, want) || !slices.Equal(standings, []string{"700ms true"}) || failed != 1 {
+	want := []time.Duration{20 * time.Millisecond, 120 * time.Millisecond, 320 * time.Millisecond, 720 * time.Millisecond, 10720 * time.Millisecond, 20720 * time.Millisecond}
+	if !slices.Equal(checks, want) || !slices.Equal(standings, []string{"720ms true"}) || failed != 1 {
 		t.Errorf("checks %v, standings %v, %d failures counted", checks, standings, failed)
 	}
 }
 
 func TestEarlyRetriesDoNotCount(t *testing.T) {
-	// Three failures, 10 s apart, condemn at 20 s and not before, however many checks there were.
+	// Three failures, 10 s apart, condemn 20 s after the first and not before, however many checks there were.
 	_, standings, failed := run(t, Prober{Kind: Startup, Probe: &corev1.Probe{PeriodSeconds: 10, FailureThreshold: 3}}, time.Minute, after(time.Hour))
-	if !slices.Equal(standings, []string{"20s false"}) || failed != 3 {
+	if !slices.Equal(standings, []string{"20.02s false"}) || failed != 3 {
 		t.Errorf("standings %v, %d failures counted", standings, failed)
 	}
 }
@@ -67,7 +67,7 @@ func TestLivenessKeepsItsPeriod(t *testing.T) {
 func TestThresholds(t *testing.T) {
 	flaps := func(at time.Duration) bool { return at < 20*time.Second || at >= 50*time.Second }
 	_, standings, _ := run(t, Prober{Kind: Readiness, Probe: &corev1.Probe{PeriodSeconds: 10, SuccessThreshold: 2, FailureThreshold: 2}}, 2*time.Minute, flaps)
-	if want := []string{"10s true", "30s false", "1m0s true"}; !slices.Equal(standings, want) {
+	if want := []string{"10.02s true", "30.02s false", "1m0.02s true"}; !slices.Equal(standings, want) {
 		t.Errorf("standings %v; want %v", standings, want)
 	}
 }
