@@ -43,6 +43,9 @@ type T interface {
 // prefix begins the name of every lab, and so of all that a lab leaves where others can see it.
 const prefix = "plab"
 
+// base of the numbers in a name: its digits end before the "x" that stands between them.
+const base = 32
+
 // Lab is one laboratory. Its methods may be called from several goroutines.
 type Lab struct {
 	// Name is unique on the machine, at most 15 characters, and begins the name of every cgroup
@@ -118,7 +121,7 @@ func Open(dir string) (*Lab, error) {
 	if err := sweepDir(dir); err != nil {
 		return nil, err
 	}
-	name := prefix + strconv.FormatInt(int64(os.Getpid()), 36) + "x" + strconv.FormatInt(int64(serial.Add(1)), 36)
+	name := prefix + strconv.FormatInt(int64(os.Getpid()), base) + "x" + strconv.FormatInt(int64(serial.Add(1)), base)
 	l := &Lab{Name: name, Dir: filepath.Join(dir, name), interrupts: make(chan os.Signal, 1)}
 	if err := os.Mkdir(l.Dir, 0o755); err != nil {
 		return nil, err
@@ -201,7 +204,7 @@ func owner(name string) (pid int, ok bool) {
 	if !found {
 		return 0, false
 	}
-	n, err := strconv.ParseInt(digits, 36, 32)
+	n, err := strconv.ParseInt(digits, base, 32)
 	return int(n), err == nil && n > 0
 }
 
