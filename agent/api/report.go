@@ -14,7 +14,6 @@ import (
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/manifest"
 	"github.com/pleachdev/pleach/gitsync/statusbranch"
-	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -212,8 +211,7 @@ func (v view) explain(k Kind, namespace, name, slot string) []Explanation {
 	if k.Kind == "Pod" {
 		byPod := map[reconcile.Slot]bool{}
 		if p := v.Pod(namespace, name); p != nil {
-			var inst reconcile.Instance
-			if json.Unmarshal([]byte(p.Annotations[v1alpha1.SlotAnnotation]), &inst) == nil {
+			if inst, err := reconcile.UnmarshalInstance(p); err == nil {
 				byPod[inst.Slot] = true
 			}
 		}

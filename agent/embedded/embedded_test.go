@@ -11,6 +11,8 @@ import (
 	"testing/fstest"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/pleachdev/pleach/e2e/needs"
 )
 
 // pack makes assets of programs that hold content.
@@ -98,9 +100,10 @@ func TestDamagedAssetLeavesNothing(t *testing.T) {
 }
 
 func TestPruneKeepsWhatRuns(t *testing.T) {
+	needs.Command(t, "sleep")
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
-		t.Skipf("skipped: needs sleep: %v", err)
+		t.Fatal(err)
 	}
 	program, err := os.ReadFile(sleep)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+	"github.com/pleachdev/pleach/reconcile"
 )
 
 func (s sheet) pod(p *corev1.Pod, now time.Time) {
@@ -31,7 +31,7 @@ func (s sheet) pod(p *corev1.Pod, now time.Time) {
 	}
 	s.pairs(0, "Labels", p.Labels)
 	annotations := withoutBulk(p.Annotations)
-	delete(annotations, v1alpha1.SlotAnnotation) // its content stands in words further down
+	delete(annotations, reconcile.AnnotationSlot) // its content stands in words further down
 	s.pairs(0, "Annotations", annotations)
 	if p.DeletionTimestamp != nil {
 		s.line(0, "Status:\tTerminating (lasts %s)", since(p.DeletionTimestamp.Time, now))

@@ -137,7 +137,7 @@ func pod(name, revision, image string, ready bool) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: meta("default", name, webLabels), Spec: template.Spec}
 	p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "uid-web", Controller: new(true)}}
 	p.CreationTimestamp = metav1.NewTime(time.Now().Add(-2 * day))
-	p.Annotations = map[string]string{v1alpha1.RevisionAnnotation: revision}
+	p.Annotations = map[string]string{reconcile.AnnotationRevision: revision}
 	p.Spec.NodeName = "node-1"
 	status := corev1.ConditionFalse
 	if ready {

@@ -17,9 +17,6 @@ const (
 	NodeKeyAnnotation  = "pleach.dev/node-key"  // on a Node: ssh-ed25519 public key; two, separated by a comma, during rotation
 	TokenKeyAnnotation = "pleach.dev/token-key" // on a Node: PEM-free base64 PKIX P-256 public key, for ServiceAccount tokens
 	AddressAnnotation  = "pleach.dev/address"   // on a Node: host[:port] where to join, optional
-
-	SlotAnnotation     = "pleach.dev/slot"     // on a Pod: the reconcile.Instance identity as JSON
-	RevisionAnnotation = "pleach.dev/revision" // on a Pod: revision of its template
 )
 
 // Cluster is the object in pleach.yaml.
