@@ -26,6 +26,8 @@ type walker struct {
 	known  map[string]*position
 	recent []string // their commits in the order of being reached
 	count  int
+	// assumed are the commits that count as signed by somebody known; none where it is in earnest.
+	assumed map[string]bool
 }
 
 const (
@@ -116,7 +118,7 @@ func (w *walker) examine(id string, signers *trust.AllowedSigners) (*examined, e
 	}
 	x.at, x.subject, x.author, x.message, x.parents = place(c), c.Subject(), c.Author.String(), c.Message, c.Parents
 	x.signer, err = signers.Verify(c.Payload, c.Signature)
-	if err != nil {
+	if err != nil && !w.assumed[id] {
 		x.reason, x.taints = err.Error(), true
 	}
 	err = w.store.CheckTree(id, gitstore.DefaultLimits())
@@ -192,7 +194,7 @@ func (w *walker) first(ctx context.Context, id string) (*position, error) {
 		return fail("%w", err)
 	}
 	if x.reason != "" {
-		return fail("%s: name a commit that its own %s vouches for", x.reason, manifest.SignersFile)
+		return fail("%w", &unvouchedError{x.refuse("", x.reason, reconcile.Commit{}, nil)})
 	}
 	cluster.commit, cluster.files, cluster.at = x.at, files, files
 	prev := &position{cluster: cluster}
@@ -203,6 +205,13 @@ func (w *walker) first(ctx context.Context, id string) (*position, error) {
 		return nil, err
 	}
 	return s.next, nil
+}
+
+// unvouchedError says that the introduction is not signed by anybody whom it names itself.
+type unvouchedError struct{ refusal Refusal }
+
+func (e *unvouchedError) Error() string {
+	return fmt.Sprintf("%s: name a commit that its own %s vouches for", e.refusal.Reason, manifest.SignersFile)
 }
 
 // step judges a commit by the position of the parent that is followed. An error means that there

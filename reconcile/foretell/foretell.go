@@ -1,0 +1,281 @@
+// Package foretell says where the pods of a flock will run, and in which order they get there.
+//
+// It drives [reconcile.Step], the very function that agents run, for all nodes of a flock in which
+// every message arrives, a pod is ready as soon as it is started and gone as soon as it is stopped.
+// What it foretells is what a flock does in which nothing else happens. It is pure, as reconcile is.
+package foretell
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/reconcile"
+)
+
+const (
+	tick    = time.Second      // from one round to the next
+	soon    = time.Minute      // a timer of a workload's, and not a deadline
+	horizon = 20 * time.Minute // without an action: what is not done by then waits for a person
+	rounds  = 100_000          // none needs as many
+)
+
+// Wanted is what a flock is asked to run: an accepted state as reconcile takes it.
+type Wanted struct {
+	Apps     []string
+	Accepted map[string]reconcile.Commit
+	Objects  []reconcile.Object
+	// Nodes are the enrolled machines. Their status.allocatable counts where no document tells.
+	Nodes []*corev1.Node
+}
+
+// Event is one action, and when it is taken.
+type Event struct {
+	Round int // counts from 1; the actions of a round are taken side by side
+	At    time.Duration
+	reconcile.Action
+	// Candidates may claim the slot, best first; the first starts the pod. Only of a Start.
+	Candidates []string
+}
+
+// Course is what happens between two states.
+type Course struct {
+	Events    []Event
+	Slots     []reconcile.SlotDecision   // at the end, in the order of workloads and slots
+	Workloads []reconcile.WorkloadStatus // at the end
+	// Settled is false when it went on moving for so long that the end was not waited for.
+	Settled bool
+}
+
+// Flock is a flock whose pods do at once as they are told.
+type Flock struct {
+	began, now time.Time
+	want       Wanted
+	members    map[string]*member
+	round      int
+}
+
+type member struct {
+	document reconcile.Document
+	state    reconcile.State
+	pods     map[types.UID]*corev1.Pod
+}
+
+// New returns a flock that runs what the documents say, at a time after all that they tell of. They
+// are not changed.
+func New(documents []reconcile.Document) *Flock {
+	f := &Flock{members: map[string]*member{}, began: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)}
+	for _, d := range documents {
+		d.Instances, d.Releases, d.Declines = slices.Clone(d.Instances), slices.Clone(d.Releases), nil
+		f.members[d.Node] = newMember(d)
+		for _, m := range d.Instances {
+			f.after(m.Claimed)
+			f.after(m.ReadySince)
+		}
+		for _, r := range d.Releases {
+			f.after(r.At)
+		}
+	}
+	f.now = f.began
+	return f
+}
+
+func newMember(d reconcile.Document) *member {
+	return &member{document: d, pods: map[types.UID]*corev1.Pod{}}
+}
+
+// after lets the flock begin an hour after t: what was under way then is over.
+func (f *Flock) after(t time.Time) {
+	if t = t.Add(time.Hour); t.After(f.began) {
+		f.began = t
+	}
+}
+
+// Instances lists what runs, by namespace and name.
+func (f *Flock) Instances() []reconcile.Instance {
+	var all []reconcile.Instance
+	for _, name := range f.names() {
+		all = append(all, f.members[name].document.Instances...)
+	}
+	slices.SortStableFunc(all, func(a, b reconcile.Instance) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return all
+}
+
+func (f *Flock) names() []string { return slices.Sorted(maps.Keys(f.members)) }
+
+// Run lets the flock accept a state, and lives on until nothing moves any more.
+func (f *Flock) Run(want Wanted) Course {
+	f.want = want
+	for _, n := range want.Nodes {
+		if f.members[n.Name] == nil {
+			f.members[n.Name] = newMember(reconcile.Document{Node: n.Name, Boot: 1, Allocatable: n.Status.Allocatable})
+		}
+	}
+	for _, m := range f.members {
+		m.document.Accepted = want.Accepted
+		m.document.Seq++
+	}
+	c := Course{Settled: true}
+	names := f.names()
+	if len(names) == 0 {
+		return c
+	}
+	first := names[0] // tells what there is to do; any would say the same
+	began, last := f.now, f.now
+	for range rounds {
+		f.round++
+		f.now = f.now.Add(tick)
+		view := f.step(first)
+		events := f.carryOut(view)
+		for _, name := range f.busy(view) {
+			if name != first {
+				events = append(events, f.carryOut(f.step(name))...)
+			}
+		}
+		wake := view.Wake
+		if len(events) == 0 && (wake.IsZero() || wake.Sub(f.now) > soon) {
+			for _, name := range names {
+				d := f.step(name)
+				events = append(events, f.carryOut(d)...)
+				if !d.Wake.IsZero() && (wake.IsZero() || d.Wake.Before(wake)) {
+					wake = d.Wake
+				}
+			}
+		}
+		f.settle()
+		for i := range events {
+			events[i].At = f.now.Sub(began)
+			events[i].Candidates = candidates(view, events[i])
+		}
+		c.Events = append(c.Events, events...)
+		switch {
+		case len(events) > 0:
+			last = f.now
+		case wake.IsZero() || wake.Sub(last) > horizon:
+			c.Slots, c.Workloads = view.Slots, view.Workloads
+			return c
+		case wake.After(f.now.Add(tick)):
+			f.now = wake.Add(-tick)
+		}
+	}
+	c.Settled = false
+	return c
+}
+
+// step is one pass of a node, which does not carry out what it decides.
+func (f *Flock) step(name string) reconcile.Decision {
+	m := f.members[name]
+	in := reconcile.Input{
+		Self: name, Boot: m.document.Boot, Now: f.now,
+		Objects: f.want.Objects, Apps: f.want.Apps, Accepted: f.want.Accepted,
+		Confirmed: map[types.UID]bool{},
+	}
+	for _, n := range f.want.Nodes {
+		in.Nodes = append(in.Nodes, reconcile.Node{Node: n, Stable: true})
+	}
+	for _, other := range f.names() {
+		d := f.members[other].document
+		in.Documents = append(in.Documents, d)
+		for i := range d.Instances {
+			if d.Instances[i].Ready && !d.Instances[i].Terminating {
+				in.Confirmed[d.Instances[i].UID] = true
+			}
+		}
+	}
+	for _, uid := range slices.Sorted(maps.Keys(m.pods)) {
+		in.Pods = append(in.Pods, m.pods[uid])
+	}
+	var d reconcile.Decision
+	m.state, d = reconcile.Step(m.state, in)
+	m.document.Declines = append(m.document.Declines, d.Declines...)
+	return d
+}
+
+// carryOut takes a node's actions: what it starts is there for the others, and what it stops is
+// terminating until the round ends.
+func (f *Flock) carryOut(d reconcile.Decision) (events []Event) {
+	for _, a := range d.Actions {
+		events = append(events, Event{Round: f.round, Action: a})
+		m := f.members[a.Instance.Node]
+		if a.Kind == reconcile.Start {
+			m.document.Instances = append(m.document.Instances, a.Instance)
+			m.pods[a.Instance.UID] = a.Pod
+			continue
+		}
+		i := slices.IndexFunc(m.document.Instances, func(x reconcile.Instance) bool { return x.UID == a.Instance.UID })
+		x := &m.document.Instances[i]
+		x.Terminating, x.Ready = true, false
+		m.document.Releases = append(m.document.Releases, reconcile.Release{Slot: x.Slot, Revision: x.Revision, Epoch: x.Epoch, By: a.By, At: f.now})
+	}
+	return events
+}
+
+// settle makes what was started ready, and removes what was stopped.
+func (f *Flock) settle() {
+	for _, m := range f.members {
+		d := &m.document
+		d.Instances = slices.DeleteFunc(d.Instances, func(x reconcile.Instance) bool {
+			if x.Terminating {
+				delete(m.pods, x.UID)
+			}
+			return x.Terminating
+		})
+		for i := range d.Instances {
+			if x := &d.Instances[i]; !x.Ready && x.Phase != corev1.PodFailed && x.Phase != corev1.PodSucceeded {
+				x.Phase, x.Ready, x.ReadySince, x.Reason, x.Message = corev1.PodRunning, true, f.now, "", ""
+			}
+		}
+		d.Seq++
+	}
+}
+
+// busy names the nodes that have something to do by one node's view of the flock. It spares passes, and
+// decides nothing: where it names none, all nodes take their step.
+func (f *Flock) busy(view reconcile.Decision) []string {
+	busy := map[string]bool{}
+	wanted := make(map[reconcile.Slot]bool, len(view.Slots))
+	for _, s := range view.Slots {
+		wanted[s.Slot] = true
+		if len(s.Candidates) > 0 {
+			busy[s.Candidates[0]] = true
+		}
+		if s.Rule == reconcile.RuleRollout && s.Node != "" && strings.HasPrefix(s.Reason, fmt.Sprintf("waits for node %s to stop", s.Node)) {
+			busy[s.Node] = true
+		}
+	}
+	holder := make(map[reconcile.Slot]string, len(view.Slots))
+	for name, m := range f.members {
+		for i := range m.document.Instances {
+			x := &m.document.Instances[i]
+			other, taken := holder[x.Slot]
+			if taken {
+				busy[other] = true
+			}
+			if taken || !wanted[x.Slot] || x.Phase == corev1.PodFailed || x.Phase == corev1.PodSucceeded {
+				busy[name] = true
+			}
+			holder[x.Slot] = name
+		}
+	}
+	maps.DeleteFunc(busy, func(name string, _ bool) bool { return f.members[name] == nil })
+	return slices.Sorted(maps.Keys(busy))
+}
+
+func candidates(view reconcile.Decision, e Event) []string {
+	if e.Kind != reconcile.Start {
+		return nil
+	}
+	i := slices.IndexFunc(view.Slots, func(s reconcile.SlotDecision) bool { return s.Slot == e.Instance.Slot })
+	if i < 0 {
+		return nil
+	}
+	return view.Slots[i].Candidates
+}
