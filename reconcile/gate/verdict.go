@@ -1,0 +1,287 @@
+package gate
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// look goes through all nodes that are not plainly alive.
+func (t *step) look() {
+	if len(t.peers) == 0 && !t.storm {
+		t.wake = time.Time{}
+		return
+	}
+	names := t.known()
+	vanished := 0
+	for _, name := range names {
+		p := t.peers[name]
+		p.flaps = slices.DeleteFunc(p.flaps, func(at time.Time) bool { return t.now.Sub(at) >= FlapsCount })
+		if !p.waiting.IsZero() && t.enrolled(name) && !t.now.Before(p.waiting.Add(JoinFor)) {
+			p.fail(t.now)
+		}
+		if !p.checking.IsZero() && !t.now.Before(p.checking.Add(checkTimeout)) {
+			t.checked(name, NoAnswer)
+		}
+		if p.vanished.IsZero() && p.vanishes() {
+			p.vanished, t.changed = t.now, t.now
+		}
+		if !p.vanished.IsZero() && t.now.Sub(p.vanished) < StormWithin && t.stable(p, t.now) {
+			vanished++
+		}
+	}
+	t.breaker(vanished)
+	frozen := "?"
+	for _, name := range names {
+		p := t.peers[name]
+		if p.inDoubt() {
+			if frozen == "?" {
+				frozen = t.frozen()
+			}
+			t.doubt(name, p, frozen == "")
+		}
+		t.endpoints(name, p)
+		if p.plain(t.now) {
+			delete(t.peers, name)
+		}
+	}
+	t.setWake()
+}
+
+// vanishes reports whether the storm breaker counts the node.
+func (p *peer) vanishes() bool {
+	return p.inDoubt() && (!p.failed.IsZero() || p.answer == NoAnswer) && p.answer != Answered
+}
+
+// plain reports whether there is nothing to be said of a node but that it is alive.
+func (p *peer) plain(now time.Time) bool {
+	return p.isAlive() && !p.gone && !p.broken && !p.off && len(p.flaps) == 0 && p.backBy.IsZero() && p.checking.IsZero() && !p.remembers(now)
+}
+
+// endpoints leave as soon as membership says failed. They stay, and return, while the host answers.
+func (t *step) endpoints(name string, p *peer) {
+	off := p.gone || !p.failed.IsZero() && p.answer != Answered && p.answer != Refused
+	switch {
+	case off && !p.off:
+		t.do(EndpointsOff{name})
+	case !off && p.off:
+		t.do(EndpointsOn{name})
+	}
+	p.off = off
+}
+
+// breaker trips when too many stable members vanish at once, and holds until the view was stable.
+func (t *step) breaker(vanished int) {
+	switch {
+	case vanished > 1 && vanished > t.members().all/5:
+		t.storm = true
+	case t.storm && t.now.Sub(t.changed) >= StormWithin:
+		t.storm = false
+	}
+}
+
+// members is a count of stable members.
+type members struct {
+	all, seen int  // seen: of all, those in sight
+	lowest    bool // the one with the lowest name is in sight
+}
+
+func (t *step) members() (m members) {
+	for _, name := range t.names {
+		p := t.peers[name]
+		if name != t.self && !t.stable(p, t.now) {
+			continue
+		}
+		in := name == t.self || p.inSight(t.now)
+		if in {
+			m.seen++
+		}
+		if m.all == 0 {
+			m.lowest = in
+		}
+		m.all++
+	}
+	return m
+}
+
+// frozen says why nothing moves; "" when something may.
+func (t *step) frozen() string {
+	if t.storm {
+		return fmt.Sprintf("more than a fifth of the nodes vanished within %s: no pod is moved until the view has been stable for %s, or a commit releases it", StormWithin, StormWithin)
+	}
+	if m := t.members(); 2*m.seen < m.all || 2*m.seen == m.all && !m.lowest {
+		return fmt.Sprintf("%d of %d nodes are in sight, and the others may go on by themselves: no pod is moved from this side", m.seen, m.all)
+	}
+	return ""
+}
+
+// Frozen says why no node is held for gone now, in words for people; "" when nothing is in the way.
+func (s State) Frozen(now time.Time) string {
+	t := step{State: &s, now: now}
+	return t.frozen()
+}
+
+// doubt goes on with the check of a node, and holds it for gone when all that is asked for has come
+// together. Witnesses are asked a little before the hold-down is over, so that nothing waits for them.
+func (t *step) doubt(name string, p *peer, free bool) {
+	if !t.now.Before(p.next) {
+		t.check(name, p)
+	}
+	from := p.from()
+	if p.failed.IsZero() || !free || t.now.Before(from.Add(-askAhead)) || !p.absent(t.now) {
+		return
+	}
+	agree, enough := t.witnesses(name, p)
+	if !enough || t.now.Before(from) || !p.refuses.IsZero() && t.now.Before(p.refuses.Add(RefusesFor)) {
+		return
+	}
+	p.gone, p.testimony, p.next = true, nil, time.Time{}
+	said := strings.Join(append([]string{t.self}, agree...), ", ")
+	t.do(Gone{name, fmt.Sprintf("failed since %s, and does not answer %s", p.failed.UTC().Format(time.TimeOnly), said)})
+}
+
+// from is when the hold-down is over, and the time for which the node announced itself away. It counts
+// from the last sign of life.
+func (p *peer) from() time.Time {
+	from := latest(p.failed, p.alive).Add(HoldDown << min(len(p.flaps), maxFlaps))
+	back := p.backBy
+	if most := p.failed.Add(PlannedFor); back.After(most) {
+		back = most
+	}
+	return latest(from, back)
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// absent reports whether this node's own check speaks for the node's being gone: it has just had no
+// answer, or the host has refused for long.
+func (p *peer) absent(now time.Time) bool {
+	switch p.answer {
+	case NoAnswer:
+		return now.Sub(p.answered) <= sightFor
+	case Refused:
+		return !now.Before(p.refuses.Add(RefusesFor - askAhead))
+	default:
+		return false
+	}
+}
+
+// witnesses asks the first two others by hash that can be reached. It names those that agree, and says
+// whether they are enough: two of three with this node, or all where there are fewer.
+func (t *step) witnesses(name string, p *peer) (agree []string, enough bool) {
+	if p.testimony == nil {
+		p.testimony = map[string]*testimony{}
+	}
+	var ask []string
+	counted, waits, refused := 0, false, false
+	for _, w := range t.byHash(name) {
+		if counted == 2 {
+			break
+		}
+		x := p.testimony[w]
+		if x == nil || !x.open && t.now.Sub(x.at) > x.keeps() {
+			x = &testimony{at: t.now, open: true}
+			p.testimony[w], ask = x, append(ask, w)
+		}
+		if x.open && t.now.Sub(x.at) >= checkTimeout {
+			*x = testimony{at: t.now}
+		}
+		switch {
+		case x.open:
+			waits = true
+		case x.answer == Unknown:
+			continue // cannot be reached: the next one is asked
+		case x.answer == Refused:
+			refused = true
+			agree = append(agree, w) // counts when it has been so for long
+		case x.answer == NoAnswer:
+			agree = append(agree, w)
+		}
+		counted++
+	}
+	if len(ask) > 0 {
+		t.do(Ask{ask, name})
+	}
+	if !waits && !refused && p.answer != Refused {
+		p.refuses = time.Time{}
+	}
+	return agree, !waits && (len(agree) == counted || len(agree) == 1)
+}
+
+// keeps is how long a closed testimony counts; one that could not be reached is left alone for longer.
+func (x *testimony) keeps() time.Duration {
+	if x.answer == Unknown {
+		return StormWithin
+	}
+	return sightFor
+}
+
+// byHash lists the other nodes that are in sight, in an order that is the same for every observer of the
+// node in question: rendezvous hashing (Thaler and Ravishankar 1998).
+func (t *step) byHash(about string) []string {
+	type candidate struct {
+		name string
+		hash uint64
+	}
+	var list []candidate
+	for _, name := range t.names {
+		if p := t.peers[name]; name == t.self || name == about || p != nil && (p.gone || p.inDoubt() || !p.isAlive()) {
+			continue
+		}
+		sum := sha256.Sum256([]byte(about + "\x00" + name))
+		list = append(list, candidate{name, binary.BigEndian.Uint64(sum[:])})
+	}
+	slices.SortFunc(list, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.name, b.name)) })
+	names := make([]string, 0, len(list))
+	for _, c := range list {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// setWake finds out when the next thing is due by time alone.
+func (t *step) setWake() {
+	t.wake = time.Time{}
+	at := func(x time.Time) {
+		if x.After(t.now) && (t.wake.IsZero() || x.Before(t.wake)) {
+			t.wake = x
+		}
+	}
+	for name, p := range t.peers {
+		if !p.waiting.IsZero() && t.enrolled(name) {
+			at(p.waiting.Add(JoinFor))
+		}
+		if !p.checking.IsZero() {
+			at(p.checking.Add(checkTimeout))
+		}
+		if !p.inDoubt() {
+			continue
+		}
+		at(p.next)
+		if !p.failed.IsZero() {
+			at(p.from().Add(-askAhead))
+			at(p.from())
+		}
+		if !p.refuses.IsZero() {
+			at(p.refuses.Add(RefusesFor - askAhead))
+			at(p.refuses.Add(RefusesFor))
+		}
+		for _, x := range p.testimony {
+			if x.open {
+				at(x.at.Add(checkTimeout))
+			}
+		}
+	}
+	if t.storm {
+		at(t.changed.Add(StormWithin))
+	}
+}
