@@ -32,7 +32,7 @@ type peer struct {
 	off     bool        // its endpoints have left the services
 	flaps   []time.Time // when it came back
 
-	vanished time.Time // when it vanished, for the storm breaker; zero: it did not, or that was released
+	vanished time.Time // when it vanished, for the storm breaker; zero: it did not
 	answer   Answer    // to the last check, while in doubt
 	answered time.Time // when
 	alive    time.Time // when it last gave a sign of life, while in doubt
@@ -169,7 +169,7 @@ func (p *peer) inDoubt() bool { return !p.gone && (!p.failed.IsZero() || p.broke
 
 // inSight reports whether something of the node was heard of lately; nil is a node that is alive.
 func (p *peer) inSight(now time.Time) bool {
-	if p == nil || p.isAlive() && !p.gone && !(p.broken && p.answer == NoAnswer) {
+	if p == nil || p.isAlive() && !p.gone && (!p.broken || p.answer != NoAnswer) {
 		return true
 	}
 	return (p.answer == Answered || p.answer == Refused) && now.Sub(p.answered) <= sightFor

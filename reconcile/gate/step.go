@@ -1,6 +1,9 @@
 package gate
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Step takes one event. It takes s over and returns the next state and what is to be done, in order.
 func Step(s State, e Event, now time.Time) (State, []Effect) {
@@ -37,7 +40,9 @@ func Step(s State, e Event, now time.Time) (State, []Effect) {
 	case Release:
 		t.storm = false
 		for _, p := range t.peers {
-			p.vanished = time.Time{}
+			if !p.vanished.IsZero() {
+				p.vanished = now.Add(-StormWithin) // counts no more
+			}
 		}
 	}
 	t.look()
@@ -186,12 +191,9 @@ func (t *step) asked(by, about string) {
 		t.do(Reply{by, about, p.answer})
 		return
 	}
-	for _, to := range p.askers {
-		if to == by {
-			return
-		}
+	if !slices.Contains(p.askers, by) {
+		p.askers = append(p.askers, by)
 	}
-	p.askers = append(p.askers, by)
 	t.check(about, p)
 }
 

@@ -35,14 +35,10 @@ func (t *step) look() {
 		}
 	}
 	t.breaker(vanished)
-	frozen := "?"
 	for _, name := range names {
 		p := t.peers[name]
 		if p.inDoubt() {
-			if frozen == "?" {
-				frozen = t.frozen()
-			}
-			t.doubt(name, p, frozen == "")
+			t.doubt(name, p)
 		}
 		t.endpoints(name, p)
 		if p.plain(t.now) {
@@ -108,35 +104,43 @@ func (t *step) members() (m members) {
 	return m
 }
 
-// frozen says why nothing moves; "" when something may.
-func (t *step) frozen() string {
-	if t.storm {
+// moves reports whether the side that sees these members may move what ran on the others: with more than
+// half of them, or with exactly half and the lowest name.
+func (m members) moves() bool { return 2*m.seen > m.all || 2*m.seen == m.all && m.lowest }
+
+// Frozen says why no node is held for gone now, in words for people; "" when nothing is in the way.
+func (s State) Frozen(now time.Time) string {
+	if s.storm {
 		return fmt.Sprintf("more than a fifth of the nodes vanished within %s: no pod is moved until the view has been stable for %s, or a commit releases it", StormWithin, StormWithin)
 	}
-	if m := t.members(); 2*m.seen < m.all || 2*m.seen == m.all && !m.lowest {
+	t := step{State: &s, now: now}
+	if m := t.members(); !m.moves() {
 		return fmt.Sprintf("%d of %d nodes are in sight, and the others may go on by themselves: no pod is moved from this side", m.seen, m.all)
 	}
 	return ""
 }
 
-// Frozen says why no node is held for gone now, in words for people; "" when nothing is in the way.
-func (s State) Frozen(now time.Time) string {
-	t := step{State: &s, now: now}
-	return t.frozen()
+// rule says whether a node may be held for gone at a time, as far as this rule goes.
+type rule func(t *step, p *peer, at time.Time) bool
+
+// rules must all say yes.
+var rules = []rule{calm, heldDown, notPlanned, unanswered, notRefused, majority}
+
+func (t *step) all(p *peer, at time.Time) bool {
+	return !slices.ContainsFunc(rules, func(r rule) bool { return !r(t, p, at) })
 }
 
 // doubt goes on with the check of a node, and holds it for gone when all that is asked for has come
 // together. Witnesses are asked a little before the hold-down is over, so that nothing waits for them.
-func (t *step) doubt(name string, p *peer, free bool) {
+func (t *step) doubt(name string, p *peer) {
 	if !t.now.Before(p.next) {
 		t.check(name, p)
 	}
-	from := p.from()
-	if p.failed.IsZero() || !free || t.now.Before(from.Add(-askAhead)) || !p.absent(t.now) {
+	if p.failed.IsZero() || !t.all(p, t.now.Add(askAhead)) {
 		return
 	}
-	agree, enough := t.witnesses(name, p)
-	if !enough || t.now.Before(from) || !p.refuses.IsZero() && t.now.Before(p.refuses.Add(RefusesFor)) {
+	agree, agreed := t.witnesses(name, p)
+	if !agreed || !t.all(p, t.now) {
 		return
 	}
 	p.gone, p.testimony, p.next = true, nil, time.Time{}
@@ -144,40 +148,50 @@ func (t *step) doubt(name string, p *peer, free bool) {
 	t.do(Gone{name, fmt.Sprintf("failed since %s, and does not answer %s", p.failed.UTC().Format(time.TimeOnly), said)})
 }
 
-// from is when the hold-down is over, and the time for which the node announced itself away. It counts
-// from the last sign of life.
-func (p *peer) from() time.Time {
-	from := latest(p.failed, p.alive).Add(HoldDown << min(len(p.flaps), maxFlaps))
-	back := p.backBy
-	if most := p.failed.Add(PlannedFor); back.After(most) {
-		back = most
+// calm: not while too many nodes vanish at once.
+func calm(t *step, _ *peer, _ time.Time) bool { return !t.storm }
+
+// heldDown: a hold-down has passed since the last sign of life.
+func heldDown(_ *step, p *peer, at time.Time) bool { return !at.Before(p.heldUntil()) }
+
+func (p *peer) heldUntil() time.Time {
+	from := p.failed
+	if p.alive.After(from) {
+		from = p.alive
 	}
-	return latest(from, back)
+	return from.Add(HoldDown << min(len(p.flaps), maxFlaps))
 }
 
-func latest(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
+// notPlanned: the time is over for which the node announced itself away.
+func notPlanned(_ *step, p *peer, at time.Time) bool { return !at.Before(p.awayUntil()) }
+
+func (p *peer) awayUntil() time.Time {
+	if most := p.failed.Add(PlannedFor); p.backBy.After(most) {
+		return most
 	}
-	return a
+	return p.backBy
 }
 
-// absent reports whether this node's own check speaks for the node's being gone: it has just had no
-// answer, or the host has refused for long.
-func (p *peer) absent(now time.Time) bool {
-	switch p.answer {
-	case NoAnswer:
-		return now.Sub(p.answered) <= sightFor
-	case Refused:
-		return !now.Before(p.refuses.Add(RefusesFor - askAhead))
-	default:
-		return false
-	}
+// unanswered: the node has just given no answer to this one. That its host refuses is another rule's.
+func unanswered(t *step, p *peer, _ time.Time) bool {
+	return (p.answer == NoAnswer || p.answer == Refused) && t.now.Sub(p.answered) <= sightFor
 }
+
+// notRefused: the host does not answer, or has done so without its agent for long.
+func notRefused(_ *step, p *peer, at time.Time) bool {
+	return p.answer != Refused || !at.Before(p.refuses.Add(RefusesFor))
+}
+
+// majority: this side is not the smaller part of a flock that was split.
+func majority(t *step, _ *peer, _ time.Time) bool { return t.members().moves() }
+
+// enough says how many of the witnesses that were asked must agree: with this node two of three, or all
+// where there are fewer.
+var enough = func(agree, asked int) bool { return agree == asked || agree == 1 }
 
 // witnesses asks the first two others by hash that can be reached. It names those that agree, and says
 // whether they are enough: two of three with this node, or all where there are fewer.
-func (t *step) witnesses(name string, p *peer) (agree []string, enough bool) {
+func (t *step) witnesses(name string, p *peer) (agree []string, agreed bool) {
 	if p.testimony == nil {
 		p.testimony = map[string]*testimony{}
 	}
@@ -200,10 +214,9 @@ func (t *step) witnesses(name string, p *peer) (agree []string, enough bool) {
 			waits = true
 		case x.answer == Unknown:
 			continue // cannot be reached: the next one is asked
-		case x.answer == Refused:
+		case x.answer == Refused && t.now.Before(p.refuses.Add(RefusesFor)):
 			refused = true
-			agree = append(agree, w) // counts when it has been so for long
-		case x.answer == NoAnswer:
+		case x.answer != Answered:
 			agree = append(agree, w)
 		}
 		counted++
@@ -214,7 +227,7 @@ func (t *step) witnesses(name string, p *peer) (agree []string, enough bool) {
 	if !waits && !refused && p.answer != Refused {
 		p.refuses = time.Time{}
 	}
-	return agree, !waits && (len(agree) == counted || len(agree) == 1)
+	return agree, !waits && !refused && enough(len(agree), counted)
 }
 
 // keeps is how long a closed testimony counts; one that could not be reached is left alone for longer.
@@ -267,13 +280,9 @@ func (t *step) setWake() {
 			continue
 		}
 		at(p.next)
-		if !p.failed.IsZero() {
-			at(p.from().Add(-askAhead))
-			at(p.from())
-		}
-		if !p.refuses.IsZero() {
-			at(p.refuses.Add(RefusesFor - askAhead))
-			at(p.refuses.Add(RefusesFor))
+		for _, x := range []time.Time{p.heldUntil(), p.awayUntil(), p.refuses.Add(RefusesFor)} {
+			at(x.Add(-askAhead))
+			at(x)
 		}
 		for _, x := range p.testimony {
 			if x.open {
