@@ -280,8 +280,8 @@ func (v view) instances() []*reconcile.Instance {
 	return out
 }
 
-// slotName is how people write a slot: "deploy/web/2", "ds/agent/node-1".
-func slotName(kind, name string, s reconcile.Slot) string {
+// SlotName is how people write a slot: "deploy/web/2", "ds/agent/node-1".
+func SlotName(kind, name string, s reconcile.Slot) string {
 	k, err := FindKind(kind)
 	short := strings.ToLower(kind)
 	if err == nil && len(k.Short) > 0 {

@@ -227,7 +227,7 @@ func (v view) explain(k Kind, namespace, name, slot string) []Explanation {
 	get := func(kind, ns, workload string, s reconcile.Slot) *Explanation {
 		e := found[s]
 		if e == nil {
-			e = &Explanation{Slot: slotName(kind, workload, s), Kind: kind, Namespace: ns, Workload: workload}
+			e = &Explanation{Slot: SlotName(kind, workload, s), Kind: kind, Namespace: ns, Workload: workload}
 			found[s] = e
 			order = append(order, s)
 		}

@@ -128,7 +128,10 @@ func (f *Flock) Run(want Wanted) Course {
 	if len(names) == 0 {
 		return c
 	}
-	first := names[0] // tells what there is to do; any would say the same
+	first := names[0] // tells what there is to do; any that is enrolled would say the same
+	if len(want.Nodes) > 0 {
+		first = want.Nodes[0].Name
+	}
 	began, last := f.now, f.now
 	for range rounds {
 		f.round++
@@ -151,9 +154,9 @@ func (f *Flock) Run(want Wanted) Course {
 			}
 		}
 		f.settle()
+		rank(events, view)
 		for i := range events {
 			events[i].At = f.now.Sub(began)
-			events[i].Candidates = candidates(view, events[i])
 		}
 		c.Events = append(c.Events, events...)
 		switch {
@@ -269,13 +272,18 @@ func (f *Flock) busy(view reconcile.Decision) []string {
 	return slices.Sorted(maps.Keys(busy))
 }
 
-func candidates(view reconcile.Decision, e Event) []string {
-	if e.Kind != reconcile.Start {
-		return nil
+// rank adds the candidates to what is started.
+func rank(events []Event, view reconcile.Decision) {
+	if len(events) == 0 {
+		return
 	}
-	i := slices.IndexFunc(view.Slots, func(s reconcile.SlotDecision) bool { return s.Slot == e.Instance.Slot })
-	if i < 0 {
-		return nil
+	candidates := make(map[reconcile.Slot][]string, len(view.Slots))
+	for _, s := range view.Slots {
+		candidates[s.Slot] = s.Candidates
 	}
-	return view.Slots[i].Candidates
+	for i := range events {
+		if events[i].Kind == reconcile.Start {
+			events[i].Candidates = candidates[events[i].Instance.Slot]
+		}
+	}
 }
