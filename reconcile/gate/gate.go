@@ -82,7 +82,8 @@ type Enrolled struct{ Names []string }
 // Broken says that the connection over which a node's documents came broke. The check may start then.
 type Broken struct{ Node string }
 
-// HandedOver says that the node itself, not another, has handed over its current document.
+// HandedOver says that the node itself, not another, has handed over its current document: gossip counts
+// the document again. Only of nodes that are gone need it be said.
 type HandedOver struct{ Node string }
 
 // Planned says that a node's document announces its return by a time, as before a planned restart. The zero
@@ -141,8 +142,9 @@ type Reply struct {
 }
 
 // Gone says that a node is held for dead from now on: its document counts as absent until it has handed
-// over a current one itself. It is repeated when the node handed over a document although membership
-// still says that it failed: that document does not count either.
+// over a current one itself. It is repeated with the first [Enrolled] of an agent for nodes that were gone
+// before it started, and when the node handed over a document although membership still says that it
+// failed: that document does not count either.
 type Gone struct{ Node, Reason string }
 
 // Back says that a node that was gone counts again.

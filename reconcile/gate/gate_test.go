@@ -137,6 +137,12 @@ func TestTraces(t *testing.T) {
 			f.dead["n2"] = true
 			f.run(serf + HoldDown<<3 + time.Second)
 		}, "n0>n2 n1>n2", ""},
+		{"a node that reaches no witness either", "", 3, func(f *flock) {
+			f.tell("n0", Members{Failed: []string{"n2"}})
+			f.tell("n0", Checked{"n2", NoAnswer})
+			f.cut = func(a, b string) bool { return a == "n0" || b == "n0" }
+			f.run(serf - time.Second)
+		}, "", ""},
 		{"a witness that has just died", "", 5, func(f *flock) {
 			w := (&step{State: f.gates["n0"]}).byHash("n4")[0]
 			f.dead["n4"] = true
@@ -280,7 +286,10 @@ func TestRestart(t *testing.T) {
 	slices.Sort(names)
 	views := func(left *Durable, after time.Duration) string {
 		s := NewState("n0", left, f.now.Add(time.Hour))
-		s, _ = Step(s, Enrolled{names}, f.now.Add(time.Hour))
+		s, effects := Step(s, Enrolled{names}, f.now.Add(time.Hour))
+		if left != nil && !reflect.DeepEqual(effects[0], Gone{"n4", "it was held for gone before this agent started"}) {
+			t.Errorf("after a restart: %v; want n4 gone", effects)
+		}
 		s, _ = Step(s, Members{Alive: []string{"n1"}}, f.now.Add(time.Hour+after))
 		var out []string
 		for _, name := range names {

@@ -108,6 +108,9 @@ func (t *step) enroll(names []string) {
 		if p.seen = t.restored[name]; t.forgot {
 			p.seen = t.now
 		}
+		if p.gone {
+			t.do(Gone{name, "it was held for gone before this agent started"})
+		}
 	}
 	t.names, t.restored, t.forgot = names, nil, false
 	for name := range t.peers {

@@ -197,7 +197,8 @@ func (t *step) witnesses(name string, p *peer) (agree []string, agreed bool) {
 	}
 	var ask []string
 	counted, waits, refused := 0, false, false
-	for _, w := range t.byHash(name) {
+	others := t.byHash(name)
+	for _, w := range others {
 		if counted == 2 {
 			break
 		}
@@ -226,6 +227,9 @@ func (t *step) witnesses(name string, p *peer) (agree []string, agreed bool) {
 	}
 	if !waits && !refused && p.answer != Refused {
 		p.refuses = time.Time{}
+	}
+	if counted == 0 && len(others) > 0 {
+		return nil, false // membership says that they are there: it may be this node that is cut off, or starved
 	}
 	return agree, !waits && !refused && enough(len(agree), counted)
 }
