@@ -138,10 +138,9 @@ func TestTraces(t *testing.T) {
 			f.run(serf + HoldDown<<3 + time.Second)
 		}, "n0>n2 n1>n2", ""},
 		{"a node that reaches no witness either", "", 3, func(f *flock) {
-			f.tell("n0", Members{Failed: []string{"n2"}})
-			f.tell("n0", Checked{"n2", NoAnswer})
 			f.cut = func(a, b string) bool { return a == "n0" || b == "n0" }
-			f.run(serf - time.Second)
+			f.tell("n0", Members{Failed: []string{"n2"}})
+			f.run(serf - 500*time.Millisecond)
 		}, "", ""},
 		{"a witness that has just died", "", 5, func(f *flock) {
 			w := (&step{State: f.gates["n0"]}).byHash("n4")[0]
