@@ -11,6 +11,7 @@ type network struct {
 	clock *clock
 	r     *rand.Rand
 	cuts  [][]int   // how many faults cut the way from one node to another
+	cut   int       // how many such faults are under way
 	loss  []float64 // of the faults under way
 }
 
@@ -24,6 +25,16 @@ func newNetwork(c *clock, seed uint64, nodes int) *network {
 
 // open reports whether messages go from one node to another at all.
 func (n *network) open(from, to int) bool { return n.cuts[from][to] == 0 }
+
+// loses reports whether so much is lost that a connection fails.
+func (n *network) loses() bool {
+	for _, share := range n.loss {
+		if n.r.Float64() < share*share {
+			return true
+		}
+	}
+	return false
+}
 
 // both reports whether two nodes can talk.
 func (n *network) both(a, b int) bool { return n.open(a, b) && n.open(b, a) }
@@ -47,6 +58,7 @@ func (n *network) send(from, to int, deliver func()) {
 
 // split cuts a group of nodes from the others, or joins them again.
 func (n *network) split(group []int, by int) {
+	n.cut += by
 	in := make([]bool, len(n.cuts))
 	for _, i := range group {
 		in[i] = true

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/reconcile/gate"
 )
 
 // node is one machine. What is under "disk" outlives the agent and the machine; the rest is lost with
@@ -32,13 +33,13 @@ type node struct {
 	pods     kubelet
 	declines []reconcile.Decline
 	accepted map[string]reconcile.Commit // nil before anything was accepted
-	stable   []time.Duration             // when each node was last seen
+	left     *gate.Durable               // what the gate remembers; nil: nothing
 	refused  map[string]int64            // the level that each app refuses
 
 	// faults under way
-	away, sluggish int
-	refuse         map[string]bool // apps that refuse the next commit
-	crash          int             // actions until the agent is killed; -1: not
+	away, sluggish, starved int
+	refuse                  map[string]bool // apps that refuse the next commit
+	crash                   int             // actions until the agent is killed; -1: not
 
 	// memory
 	memory    reconcile.State
@@ -47,7 +48,9 @@ type node struct {
 	gossip    gossip.State
 	tick      time.Duration         // of the spread, that is planned; 0: none
 	docs      []*reconcile.Document // by node; nil: none counts
-	view      []peer
+	gate      gate.State
+	judged    time.Duration               // of the gate's tick, that is planned; 0: none
+	news      gate.Members                // of membership, not yet handed on
 	confirmed map[types.UID]time.Duration // when its node said that it keeps the pod
 	asked     map[types.UID]time.Duration
 	next      time.Duration // of the pass that is planned; 0: none
@@ -105,20 +108,27 @@ func (n *node) up() {
 	n.run++
 	n.boot++
 	n.seq, n.memory, n.document, n.decided = 0, reconcile.State{}, reconcile.Document{}, reconcile.Decision{}
-	n.docs, n.view = make([]*reconcile.Document, len(n.w.nodes)), make([]peer, len(n.w.nodes))
+	n.docs = make([]*reconcile.Document, len(n.w.nodes))
+	n.gate, n.judged, n.news = gate.NewState(n.name, n.left, n.watch.read(n.w.clock.now)), 0, gate.Members{}
 	n.confirmed, n.asked = map[types.UID]time.Duration{}, map[types.UID]time.Duration{}
 	n.next, n.crash = 0, -1
 	n.joinSpread()
+	n.judge(gate.Enrolled{Names: n.w.names})
 	n.publish() // before anything else: others hold what an earlier boot said
 	n.inAgent(upTo(n.r, time.Second), n.poll)
-	n.inAgent(upTo(n.r, time.Second), n.watchOver)
+	n.w.members.started(n.index)
 	n.poke()
 }
 
 // down ends the agent; pods run on.
 func (n *node) down() {
+	if n.agent {
+		left := n.gate.Durable(n.watch.read(n.w.clock.now))
+		n.left = &left
+	}
 	n.agent = false
 	n.run++
+	n.w.members.review(n.index)
 }
 
 // off and on are the machine's power.
@@ -138,10 +148,7 @@ func (n *node) on() {
 // forget loses what the agent keeps on disk besides its pods and its boot counter. A node that does not
 // remember who its peers were waits for all that are enrolled.
 func (n *node) forget() {
-	n.accepted, n.declines, n.pods.releases = nil, nil, nil
-	for j := range n.stable {
-		n.stable[j] = n.w.clock.now
-	}
+	n.accepted, n.declines, n.pods.releases, n.left = nil, nil, nil, nil
 }
 
 // poll looks at the remote every few seconds.
@@ -266,7 +273,8 @@ func (n *node) input() reconcile.Input {
 		if d != nil {
 			in.Documents = append(in.Documents, *d)
 		}
-		in.Nodes = append(in.Nodes, reconcile.Node{Node: n.w.machines[i], Gone: n.view[i].gone, Stable: n.counts(i)})
+		v := n.believes(i)
+		in.Nodes = append(in.Nodes, reconcile.Node{Node: n.w.machines[i], Gone: v.Gone, Stable: v.Stable})
 	}
 	for _, p := range n.pods.sorted() {
 		in.Pods = append(in.Pods, p.spec)
@@ -324,7 +332,7 @@ func (n *node) keeps(uid types.UID) bool {
 		return false
 	}
 	for i, d := range n.docs {
-		if d == nil || n.view[i].gone {
+		if d == nil || n.believes(i).Gone {
 			continue
 		}
 		for _, m := range d.Instances {

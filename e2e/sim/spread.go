@@ -7,6 +7,7 @@ import (
 
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/reconcile/gate"
 )
 
 // key is a node's signing key.
@@ -18,11 +19,7 @@ func key(node string) ed25519.PrivateKey {
 // joinSpread begins with nothing, as a starting agent does.
 func (n *node) joinSpread() {
 	n.gossip, n.tick = gossip.NewState(n.name, n.w.life.Seed+uint64(n.boot)), 0
-	var all gossip.Enrolled
-	for _, o := range n.w.nodes {
-		all.Names = append(all.Names, o.name)
-	}
-	n.tell(all)
+	n.tell(gossip.Enrolled{Names: n.w.names})
 }
 
 // spread signs this node's new document and hands it out, claims straight to the candidates of their slots.
@@ -88,25 +85,18 @@ func (n *node) tickAt(t time.Duration) {
 	})
 }
 
-// changed reads a document that was replaced. A node that was held for gone and speaks for itself is back,
-// if it is heard.
+// changed reads a document that was replaced. A node that was held for gone and whose document counts
+// again has handed it over itself.
 func (n *node) changed(j int) {
 	if j == n.index {
 		return
 	}
-	sealed, ok := n.gossip.Document(NodeName(j))
-	p := &n.view[j]
-	switch {
-	case !ok:
-		n.docs[j] = nil
-	case p.gone && p.silent != 0:
-		n.docs[j] = nil
-		n.inAgent(0, func() { n.tell(gossip.Gone{Node: NodeName(j)}) })
-	default:
-		if p.gone {
-			p.gone = false
-			n.w.say(n.name, "hears %s again", NodeName(j))
-		}
+	name := n.w.nodes[j].name
+	if _, ok := n.gossip.Document(name); ok && n.believes(j).Gone {
+		n.judge(gate.HandedOver{Node: name})
+	}
+	n.docs[j] = nil
+	if sealed, ok := n.gossip.Document(name); ok {
 		n.docs[j] = n.w.opened[sealed.Version]
 	}
 	n.passAt(n.w.clock.now + hearEvery)

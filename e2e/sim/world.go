@@ -36,6 +36,8 @@ type world struct {
 	network   *network
 	nodes     []*node
 	byName    map[string]*node
+	names     []string // sorted
+	members   *membership
 	machines  []*corev1.Node
 	opened    map[gossip.Version]*reconcile.Document // every document that was published, as others read it
 	history   history
@@ -56,12 +58,13 @@ type Line struct {
 func Run(life Life) (*Recording, []Line) {
 	w := &world{life: life, byName: map[string]*node{}, opened: map[gossip.Version]*reconcile.Document{}}
 	w.network = newNetwork(&w.clock, life.Seed, life.Nodes)
+	w.members = newMembership(w)
 	w.recording = Recording{Calm: life.Calm, Plans: map[string]string{}}
 	for i := range life.Nodes {
 		name := NodeName(i)
 		r := dice(life.Seed, name)
 		n := &node{
-			w: w, index: i, name: name, r: r, machine: true, stable: make([]time.Duration, life.Nodes),
+			w: w, index: i, name: name, r: r, machine: true,
 			watch:   watch{offset: upTo(r, 400*time.Millisecond), drift: (r.Float64() - 0.5) / 500},
 			refused: map[string]int64{}, refuse: map[string]bool{},
 		}
@@ -69,16 +72,15 @@ func Run(life Life) (*Recording, []Line) {
 			n.watch.drift *= 20 // a bad clock: 2 % off at most
 		}
 		n.pods = newKubelet(n)
-		for j := range n.stable {
-			n.stable[j] = 1 // enrolled together
-		}
 		w.nodes = append(w.nodes, n)
 		w.byName[name] = n
+		w.names = append(w.names, name)
 		w.machines = append(w.machines, &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}},
 			Status:     corev1.NodeStatus{Allocatable: allocatable},
 		})
 	}
+	slices.Sort(w.names)
 	for _, n := range w.nodes {
 		w.clock.after(upTo(n.r, time.Second), n.up)
 	}
@@ -146,12 +148,6 @@ func (w *world) heard(i, j int) bool {
 	return false
 }
 
-// answers reports whether a machine refuses calls, as one does whose agent is down.
-func (w *world) answers(i, j int) bool {
-	n := w.nodes[j]
-	return n.machine && !n.agent && w.network.both(i, j)
-}
-
 // happen lets an event begin, and plans its end.
 func (w *world) happen(e Event) {
 	w.say("", "%s", e)
@@ -174,10 +170,20 @@ func (w *world) happen(e Event) {
 	switch e.Kind {
 	case Cut:
 		w.network.cuts[e.Node][e.Peer]++
-		w.clock.after(e.For, func() { w.network.cuts[e.Node][e.Peer]-- })
+		w.network.cut++
+		w.members.reviewAll()
+		w.clock.after(e.For, func() {
+			w.network.cuts[e.Node][e.Peer]--
+			w.members.reviewAll()
+			w.network.cut--
+		})
 	case Partition:
 		w.network.split(e.Group, 1)
-		w.clock.after(e.For, func() { w.network.split(e.Group, -1) })
+		w.members.reviewAll()
+		w.clock.after(e.For, func() {
+			w.network.split(e.Group, -1)
+			w.members.reviewAll()
+		})
 	case Loss:
 		w.network.loss = append(w.network.loss, e.Share)
 		w.clock.after(e.For, func() {
