@@ -136,7 +136,7 @@ func (j *judge) advance(t time.Duration) {
 		if f.Kind != PowerOff {
 			continue
 		}
-		name := NodeName(f.Node)
+		name := j.r.name(f.Node)
 		delete(j.docs, name)
 		j.off[name] = f.At
 		for slot, node := range j.rolling {
@@ -265,7 +265,7 @@ func (j *judge) starts(x *Record) *Violation {
 // wasAway reports whether a node was off or cut off lately.
 func (j *judge) wasAway(node string, t time.Duration) bool {
 	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
-		return f.Kind == PowerOff && NodeName(f.Node) == node && f.At <= t ||
+		return f.Kind == PowerOff && j.r.name(f.Node) == node && f.At <= t ||
 			(f.Kind == Cut || f.Kind == Partition) && f.At <= t && t <= f.At+f.For+Settle
 	})
 }
@@ -301,8 +301,15 @@ func (j *judge) during(from, to, after time.Duration, kinds ...Kind) bool {
 // separated reports whether some nodes could not hear of each other, not even through a third, or one that
 // was off could not say to another that it is back.
 func (j *judge) separated(from, to time.Duration) bool {
-	cut := map[[2]string]bool{}
+	cut, down := map[[2]string]bool{}, map[string]bool{}
 	names := sortedKeys(j.before)
+	for _, f := range j.r.Faults {
+		switch f.Kind {
+		case PowerOff, Restart, Crash, Forget:
+			down[j.r.name(f.Node)] = down[j.r.name(f.Node)] || f.At <= to && (f.For < 0 || f.At+f.For+heardWithin >= from)
+		default:
+		}
+	}
 	for _, f := range j.r.Faults {
 		if f.At > to || f.At+f.For < from {
 			continue
@@ -317,13 +324,15 @@ func (j *judge) separated(from, to time.Duration) bool {
 					return true
 				}
 			}
-			a, b := NodeName(f.Node), NodeName(f.Peer)
+			a, b := j.r.name(f.Node), j.r.name(f.Peer)
 			cut[[2]string{a, b}], cut[[2]string{b, a}] = true, true
 		}
 	}
 	for _, a := range names {
 		for _, b := range names {
-			through := func(c string) bool { return c != a && c != b && !cut[[2]string{a, c}] && !cut[[2]string{c, b}] }
+			through := func(c string) bool {
+				return c != a && c != b && !down[c] && !cut[[2]string{a, c}] && !cut[[2]string{c, b}]
+			}
 			if cut[[2]string{a, b}] && !slices.ContainsFunc(names, through) {
 				return true
 			}

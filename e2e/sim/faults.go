@@ -30,6 +30,7 @@ const (
 	Cut       Kind = "cut"        // nothing goes from the node to its peer; the way back is open
 	Partition Kind = "partition"  // the nodes of Group and the others do not hear each other
 	Loss      Kind = "loss"       // every message may be lost, and some are late
+	Starve    Kind = "starve"     // the node gets hardly any processor: it is late, is suspected, and suspects others
 )
 
 // Event is one thing that happens to the flock.
@@ -50,7 +51,10 @@ type Event struct {
 func NodeName(i int) string { return fmt.Sprintf("n%d", i) }
 
 // String is the event in a story.
-func (e Event) String() string {
+func (e Event) String() string { return e.words(NodeName) }
+
+// words is String with the nodes' own names.
+func (e Event) words(name func(int) string) string {
 	var b strings.Builder
 	b.WriteString(string(e.Kind))
 	switch e.Kind {
@@ -63,11 +67,11 @@ func (e Event) String() string {
 		}
 		return b.String()
 	case Cut:
-		fmt.Fprintf(&b, " from %s to %s", NodeName(e.Node), NodeName(e.Peer))
+		fmt.Fprintf(&b, " from %s to %s", name(e.Node), name(e.Peer))
 	case Partition:
 		var names []string
 		for _, i := range e.Group {
-			names = append(names, NodeName(i))
+			names = append(names, name(i))
 		}
 		fmt.Fprintf(&b, " of %s from the others", strings.Join(names, ", "))
 	case Loss:
@@ -75,12 +79,12 @@ func (e Event) String() string {
 	case GitRewind:
 		fmt.Fprintf(&b, " by %d commits", e.Count)
 	case Crash:
-		fmt.Fprintf(&b, " of %s after %d actions", NodeName(e.Node), e.Count)
+		fmt.Fprintf(&b, " of %s after %d actions", name(e.Node), e.Count)
 	case Refuse:
-		fmt.Fprintf(&b, " %s by %s", e.App, NodeName(e.Node))
+		fmt.Fprintf(&b, " %s by %s", e.App, name(e.Node))
 	default:
 		if e.Node >= 0 {
-			b.WriteString(" of " + NodeName(e.Node))
+			b.WriteString(" of " + name(e.Node))
 		}
 	}
 	switch {
@@ -98,6 +102,7 @@ type Life struct {
 	Nodes  int
 	Calm   time.Duration // from here on there are no faults
 	Events []Event       // sorted by time; the last is the push of a good state at Calm
+	Given  *Given        // of whom the life is; nil for a flock that is drawn
 }
 
 // chance is how often a kind of fault happens, relative to the others.
@@ -140,6 +145,7 @@ var chances = []chance{
 	{3, 2, func(m *maker) Event {
 		return Event{Kind: Loss, Node: -1, Share: m.r.Float64() * 0.4, For: m.mostly(30, 120)}
 	}},
+	{3, 2, func(m *maker) Event { return Event{Kind: Starve, Node: m.node(), For: m.mostly(30, 120)} }},
 }
 
 // maker draws a life.

@@ -82,6 +82,7 @@ type Revision struct {
 // history is what was ever pushed, the commit of level i at i-1.
 type history struct {
 	revisions []Revision
+	given     []Revision // to be pushed instead of changes
 	workloads map[string]Workload
 	changed   map[string]reconcile.Commit
 	templates map[string][]reconcile.Template
@@ -94,6 +95,10 @@ func commit(level int64) reconcile.Commit {
 
 // push adds a commit.
 func (h *history) push(changes []Change) {
+	if len(h.given) > 0 {
+		h.revisions, h.given = append(h.revisions, h.given[0]), h.given[1:]
+		return
+	}
 	if h.workloads == nil {
 		h.workloads, h.changed = map[string]Workload{}, map[string]reconcile.Commit{}
 		h.templates, h.brought = map[string][]reconcile.Template{}, map[string]int64{}

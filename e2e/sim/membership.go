@@ -225,9 +225,9 @@ const callTimeout = 2 * time.Second
 func (n *node) call(to *node, served func(), done func(gate.Answer)) {
 	none := func(answer gate.Answer) { n.inAgent(callTimeout, func() { done(answer) }) }
 	switch {
-	case n.starved > 0 && n.w.network.r.IntN(2) == 0, !to.machine, !n.w.network.both(n.index, to.index), n.w.network.loses():
+	case n.w.network.late[n.index] > 0 && n.w.network.r.IntN(2) == 0, !to.machine, !n.w.network.both(n.index, to.index), n.w.network.loses():
 		none(gate.NoAnswer)
-	case to.agent && to.starved > 0 && n.w.network.r.IntN(3) > 0:
+	case to.agent && n.w.network.late[to.index] > 0 && n.w.network.r.IntN(3) > 0:
 		none(gate.Refused) // it was accepted, and nobody came
 	default:
 		n.w.network.send(n.index, to.index, func() {

@@ -13,10 +13,11 @@ type network struct {
 	cuts  [][]int   // how many faults cut the way from one node to another
 	cut   int       // how many such faults are under way
 	loss  []float64 // of the faults under way
+	late  []int     // how many faults make a node slow to send and to answer
 }
 
 func newNetwork(c *clock, seed uint64, nodes int) *network {
-	n := &network{clock: c, r: dice(seed, "network"), cuts: make([][]int, nodes)}
+	n := &network{clock: c, r: dice(seed, "network"), cuts: make([][]int, nodes), late: make([]int, nodes)}
 	for i := range n.cuts {
 		n.cuts[i] = make([]int, nodes)
 	}
@@ -50,6 +51,9 @@ func (n *network) send(from, to int, deliver func()) {
 		if n.r.Float64() < share { // what is resent comes late
 			delay += upTo(n.r, 3*time.Second)
 		}
+	}
+	if n.late[from]+n.late[to] > 0 {
+		delay += upTo(n.r, 2*time.Second)
 	}
 	if n.open(from, to) {
 		n.clock.after(delay, deliver)

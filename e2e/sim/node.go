@@ -37,9 +37,9 @@ type node struct {
 	refused  map[string]int64            // the level that each app refuses
 
 	// faults under way
-	away, sluggish, starved int
-	refuse                  map[string]bool // apps that refuse the next commit
-	crash                   int             // actions until the agent is killed; -1: not
+	away, sluggish int
+	refuse         map[string]bool // apps that refuse the next commit
+	crash          int             // actions until the agent is killed; -1: not
 
 	// memory
 	memory    reconcile.State
@@ -89,6 +89,9 @@ func (n *node) passAt(t time.Duration) {
 	t = max(t, n.w.clock.now+time.Millisecond)
 	if !n.agent || n.next != 0 && n.next <= t {
 		return
+	}
+	if n.w.network.late[n.index] > 0 {
+		t += upTo(n.w.network.r, 3*time.Second)
 	}
 	n.next = t
 	n.inAgent(t-n.w.clock.now, func() {
@@ -177,7 +180,7 @@ func (n *node) accept(level int64) {
 	}
 	c := n.w.history.at(level).Commit
 	next := map[string]reconcile.Commit{clusterUnit: c}
-	for _, app := range apps {
+	for _, app := range n.w.life.apps() {
 		if n.refuse[app] {
 			n.refuse[app] = false
 			n.refused[app] = level
@@ -204,7 +207,7 @@ func (n *node) write() (changed bool) {
 	n.declines = slices.DeleteFunc(n.declines, func(d reconcile.Decline) bool { return now.Sub(d.At) > keepReleases })
 	d := reconcile.Document{
 		Node: n.name, Boot: n.boot, Seq: n.seq, Accepted: n.accepted, Head: n.accepted[clusterUnit], Versions: []int32{1},
-		Allocatable: allocatable, Releases: slices.Clone(n.pods.releases), Declines: slices.Clone(n.declines),
+		Allocatable: n.w.machines[n.index].Status.Allocatable, Releases: slices.Clone(n.pods.releases), Declines: slices.Clone(n.declines),
 	}
 	for _, p := range n.pods.sorted() {
 		d.Instances = append(d.Instances, p.instance)
@@ -261,10 +264,10 @@ func (n *node) pass() {
 func (n *node) input() reconcile.Input {
 	now := n.watch.read(n.w.clock.now)
 	in := reconcile.Input{
-		Self: n.name, Boot: n.boot, Now: now, Apps: apps, Accepted: n.accepted, Documents: []reconcile.Document{n.document},
+		Self: n.name, Boot: n.boot, Now: now, Apps: n.w.life.apps(), Accepted: n.accepted, Documents: []reconcile.Document{n.document},
 		Confirmed: map[types.UID]bool{},
 	}
-	for _, app := range apps {
+	for _, app := range n.w.life.apps() {
 		if c, ok := n.accepted[app]; ok {
 			in.Objects = append(in.Objects, n.w.history.at(c.Level).Objects[app]...)
 		}

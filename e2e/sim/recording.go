@@ -29,6 +29,7 @@ type Recording struct {
 	Calm    time.Duration
 	Whole   time.Duration // when all ran as committed and all agreed, after Calm; 0: never
 	End     time.Duration
+	Names   []string          // of the nodes, by index; nil where NodeName names them
 	Plans   map[string]string // digest of the last plan of every node that is up at End
 }
 
@@ -77,7 +78,7 @@ func (r *Recording) latest() map[string]*reconcile.Document {
 	}
 	for _, f := range r.Faults {
 		if f.Kind == PowerOff && f.For < 0 {
-			delete(out, NodeName(f.Node))
+			delete(out, r.name(f.Node))
 		}
 	}
 	return out
@@ -114,6 +115,9 @@ func (r *Recording) whole() *Violation {
 		if r.Plans[name] != plan {
 			return fail(name, "", "plans otherwise than %s", first)
 		}
+	}
+	if r.Names != nil {
+		return nil // of a given flock, some slots may fit nowhere
 	}
 	wanted := 0
 	for _, app := range sortedKeys(head.Objects) {

@@ -56,7 +56,7 @@ func (k *kubelet) launch(p *pod) {
 
 func (k *kubelet) run(p *pod) {
 	image := p.spec.Spec.Containers[0].Image
-	if k.noImages > 0 || image[:3] == "bad" {
+	if k.noImages > 0 || k.node.w.life.Given == nil && image[:3] == "bad" {
 		p.instance.Reason, p.instance.Message = "ImagePullBackOff", "Back-off pulling image \""+image+"\""
 		k.node.poke()
 		k.node.later(2*time.Second, p, func() { k.run(p) })

@@ -61,7 +61,7 @@ func Run(life Life) (*Recording, []Line) {
 	w.members = newMembership(w)
 	w.recording = Recording{Calm: life.Calm, Plans: map[string]string{}}
 	for i := range life.Nodes {
-		name := NodeName(i)
+		name := life.name(i)
 		r := dice(life.Seed, name)
 		n := &node{
 			w: w, index: i, name: name, r: r, machine: true,
@@ -80,6 +80,10 @@ func Run(life Life) (*Recording, []Line) {
 			Status:     corev1.NodeStatus{Allocatable: allocatable},
 		})
 	}
+	if life.Given != nil {
+		w.machines, w.history.given = life.Given.Machines, life.Given.revisions()
+		w.recording.Names = slices.Clone(w.names)
+	}
 	slices.Sort(w.names)
 	for _, n := range w.nodes {
 		w.clock.after(upTo(n.r, time.Second), n.up)
@@ -91,7 +95,7 @@ func Run(life Life) (*Recording, []Line) {
 	for end := life.Calm + Settle; w.clock.now < end; {
 		w.clock.run(w.clock.now + 5*time.Second)
 		w.finish()
-		if w.recording.whole() == nil {
+		if life.Given == nil && w.recording.whole() == nil || w.quiet() {
 			w.recording.Whole = w.clock.now
 			w.clock.run(w.clock.now + stillness)
 			break
@@ -150,7 +154,7 @@ func (w *world) heard(i, j int) bool {
 
 // happen lets an event begin, and plans its end.
 func (w *world) happen(e Event) {
-	w.say("", "%s", e)
+	w.say("", "%s", e.words(w.life.name))
 	w.recording.Faults = append(w.recording.Faults, e)
 	if e.Kind == Push {
 		w.rewound = 0
@@ -259,6 +263,9 @@ func (n *node) suffer(e Event) {
 		during(&n.away)
 	case GitSlow:
 		during(&n.sluggish)
+	case Starve:
+		during(&n.w.network.late[n.index])
+		n.w.members.starve(n.index, n.w.clock.now+e.For)
 	case Refuse:
 		n.refuse[e.App] = true
 	case Push, GitRewind, Cut, Partition, Loss:
