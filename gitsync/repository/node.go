@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/go-git/go-git/v5"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
@@ -49,45 +48,12 @@ const (
 
 // AddNode writes nodes/<name>.yaml into the config repository in dir, with the next free part of
 // the cluster's podCIDR, gives the node's key a line in trust/allowed_signers, and commits both.
-// Other changes in the working tree are left alone.
-func AddNode(dir string, node NodeOptions, user User) (commitID string, err error) {
-	r, err := git.PlainOpen(dir)
-	if err != nil {
-		return "", fmt.Errorf("%s: is no git repository's top directory: %w", dir, err)
-	}
-	if user, err = user.complete(r); err != nil {
-		return "", err
-	}
-	w, err := r.Worktree()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", dir, err)
-	}
-	status, err := w.Status()
-	if err != nil {
-		return "", fmt.Errorf("git status: %w", err)
-	}
-	for name, s := range status {
-		if s.Staging != git.Unmodified && s.Staging != git.Untracked {
-			return "", fmt.Errorf("%s: is staged already and would go into the same commit; commit or unstage it first", name)
-		}
-	}
-	if s, ok := status[manifest.SignersFile]; ok && s.Worktree != git.Unmodified {
-		return "", fmt.Errorf("%s: has changes that would go into the same commit; commit or restore them first", manifest.SignersFile)
-	}
-	file, err := addNode(dir, node)
-	if err != nil {
-		return "", err
-	}
-	for _, path := range []string{file, manifest.SignersFile} {
-		if _, err := w.Add(path); err != nil {
-			return "", fmt.Errorf("git add %s: %w", path, err)
-		}
-	}
-	id, err := commit(w, user, "nodes: add "+node.Name)
-	if err != nil {
-		return "", fmt.Errorf("%s is written and staged, but not committed: %w", file, err)
-	}
-	return id, nil
+// Other changes in the working tree are left alone. The id is "" when nothing was committed.
+func AddNode(dir string, node NodeOptions, c Change) (commitID string, err error) {
+	return c.make(dir, "nodes: add "+node.Name, []string{manifest.SignersFile}, func() ([]string, error) {
+		file, err := addNode(dir, node)
+		return []string{file, manifest.SignersFile}, err
+	})
 }
 
 // nodeObject is the part of a v1 Node that a person writes.
@@ -173,24 +139,10 @@ func addNode(dir string, o NodeOptions) (string, error) {
 	if err != nil {
 		return "", errors.Join(err, os.Remove(path))
 	}
-	return file, addSigner(dir, o.Name, nodeKey)
-}
-
-// addSigner gives the node's key a line in trust/allowed_signers, so that git shows the node's
-// status commits as good. The verifier counts no node's key for anything else.
-func addSigner(dir, name, nodeKeys string) error {
-	path := filepath.Join(dir, filepath.FromSlash(manifest.SignersFile))
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
+	if err := addSigners(dir, o.Name, nodeKey); err != nil {
+		return "", errors.Join(err, os.Remove(path))
 	}
-	if len(data) > 0 && data[len(data)-1] != '\n' {
-		data = append(data, '\n')
-	}
-	for key := range strings.SplitSeq(nodeKeys, ",") {
-		data = fmt.Appendf(data, "%s%s namespaces=\"git\" %s\n", trust.NodePrincipal, name, strings.TrimSpace(key))
-	}
-	return os.WriteFile(path, data, 0o644)
+	return file, nil
 }
 
 // publicKeys reads or creates the node's keys and returns their public halves.

@@ -137,7 +137,7 @@ func TestAddNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	agentDir := t.TempDir()
-	id, err := AddNode(dir, NodeOptions{Name: "n2", AgentDir: agentDir, Labels: map[string]string{"zone": "b"}}, User{Key: u.Key})
+	id, err := AddNode(dir, NodeOptions{Name: "n2", AgentDir: agentDir, Labels: map[string]string{"zone": "b"}}, Change{User: User{Key: u.Key}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,12 +156,12 @@ func TestAddNode(t *testing.T) {
 		"no free /24":               {Name: "n3", AgentDir: t.TempDir()},
 		"lower case":                {Name: "N3", AgentDir: t.TempDir()},
 	} {
-		if _, err := AddNode(dir, o, u); err == nil || !strings.Contains(err.Error(), name) {
+		if _, err := AddNode(dir, o, Change{User: u}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%+v: %v, want %q", o, err, name)
 		}
 	}
 	run(t, dir, "git", "add", "draft.txt")
-	if _, err := AddNode(dir, NodeOptions{Name: "n3", AgentDir: t.TempDir()}, u); err == nil || !strings.Contains(err.Error(), "draft.txt: is staged") {
+	if _, err := AddNode(dir, NodeOptions{Name: "n3", AgentDir: t.TempDir()}, Change{User: u}); err == nil || !strings.Contains(err.Error(), "draft.txt: is staged") {
 		t.Errorf("with something staged: %v", err)
 	}
 	if now := run(t, dir, "git", "rev-parse", "HEAD"); now != head {
@@ -170,7 +170,7 @@ func TestAddNode(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "nodes", "n3.yaml")); err == nil {
 		t.Error("a refused node was written")
 	}
-	if _, err := AddNode(t.TempDir(), NodeOptions{Name: "n3"}, u); err == nil {
+	if _, err := AddNode(t.TempDir(), NodeOptions{Name: "n3"}, Change{User: u}); err == nil {
 		t.Error("a node was added outside of a repository")
 	}
 }
@@ -182,7 +182,7 @@ func TestAddNodeTwiceWithOneKey(t *testing.T) {
 	if _, err := Init(dir, InitOptions{User: u, Node: NodeOptions{Name: "n1", AgentDir: agentDir}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := AddNode(dir, NodeOptions{Name: "n2", AgentDir: agentDir}, u); err == nil {
+	if _, err := AddNode(dir, NodeOptions{Name: "n2", AgentDir: agentDir}, Change{User: u}); err == nil {
 		t.Error("two nodes share a key")
 	}
 	if _, err := os.Stat(filepath.Join(dir, "nodes", "n2.yaml")); err == nil {
