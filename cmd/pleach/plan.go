@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -61,6 +62,7 @@ Exit codes:
 			if !ok {
 				return usageError{fmt.Errorf("--output %s: want text, json or markdown", output)}
 			}
+			debug.SetGCPercent(400) // a plan leaves much behind and holds little
 			p, err := makePlan(cmd.Context(), &o, revisions)
 			if err != nil {
 				return fmt.Errorf("plan: %w", err)

@@ -66,6 +66,7 @@ var level = map[string]int{
 // the one way to write a file, and what support of tests asks for.
 var below = map[string]bool{
 	module + "/gitsync/v1alpha1": true, module + "/state/durable": true, module + "/e2e/needs": true,
+	module + "/e2e/sim": true,
 }
 
 func top(importPath string) string {

@@ -145,7 +145,7 @@ func (f *Flock) Run(want Wanted) Course {
 		}
 		wake := view.Wake
 		if len(events) == 0 && (wake.IsZero() || wake.Sub(f.now) > soon) {
-			for _, name := range names {
+			for _, name := range f.suspects(view) {
 				d := f.step(name)
 				events = append(events, f.carryOut(d)...)
 				if !d.Wake.IsZero() && (wake.IsZero() || d.Wake.Before(wake)) {
@@ -240,8 +240,24 @@ func (f *Flock) settle() {
 	}
 }
 
-// busy names the nodes that have something to do by one node's view of the flock. It spares passes, and
-// decides nothing: where it names none, all nodes take their step.
+// suspects names the nodes that may do something of which the slots tell nothing: those whose Node keeps
+// pods away, and all of them while slots lack a node, for which others may have to go.
+func (f *Flock) suspects(view reconcile.Decision) []string {
+	for _, s := range view.Slots {
+		if s.Pod == "" && s.Rule != reconcile.RuleFinished {
+			return f.names()
+		}
+	}
+	suspects := maps.Clone(f.members)
+	for _, n := range f.want.Nodes {
+		if len(n.Spec.Taints) == 0 && !n.Spec.Unschedulable {
+			delete(suspects, n.Name)
+		}
+	}
+	return slices.Sorted(maps.Keys(suspects))
+}
+
+// busy names the nodes that have something to do by one node's view of the flock.
 func (f *Flock) busy(view reconcile.Decision) []string {
 	busy := map[string]bool{}
 	wanted := make(map[reconcile.Slot]bool, len(view.Slots))
