@@ -28,6 +28,7 @@ type flock struct {
 	gone    map[[2]string]time.Time // when one held another for gone, the last time
 	off     map[[2]string]bool      // endpoints
 	due     []message
+	lost    bool // calls to nodes whose agent is down get no answer
 }
 
 type message struct {
@@ -64,7 +65,7 @@ func (f *flock) up(name string) bool { return !f.dead[name] && !f.refuses[name] 
 // call is what a direct call comes to.
 func (f *flock) call(a, b string) Answer {
 	switch {
-	case f.dead[b] || f.cut(a, b):
+	case f.dead[b] || f.cut(a, b), f.lost && !f.up(b):
 		return NoAnswer
 	case f.refuses[b]:
 		return Refused

@@ -43,7 +43,10 @@ const (
 	askAhead     = 2500 * time.Millisecond // before the end of the hold-down witnesses are asked
 	checkFirst   = time.Second             // between two checks of a node in doubt, doubled up to checkMost
 	checkMost    = 8 * time.Second
-	maxFlaps     = 6 // no hold-down is longer than HoldDown << maxFlaps
+	// missesAfterSign checks in a row must have no answer where the host has answered anybody since it came
+	// in doubt: where messages are lost, one check says little.
+	missesAfterSign = 3
+	maxFlaps        = 6 // no hold-down is longer than HoldDown << maxFlaps
 )
 
 // Answer is what a direct call to a node's agent came to.

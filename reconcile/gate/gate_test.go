@@ -25,6 +25,11 @@ func without(t *testing.T, name string) {
 			return heldDown(t, &q, at)
 		}},
 	}
+	kept["misses"] = []rule{calm, heldDown, notPlanned, notRefused, majority, func(t *step, p *peer, at time.Time) bool {
+		q := *p
+		q.signs = false
+		return unanswered(t, &q, at)
+	}}
 	before, quorum := rules, enough
 	t.Cleanup(func() { rules, enough = before, quorum })
 	if name == "witnesses" {
@@ -75,6 +80,16 @@ func TestTraces(t *testing.T) {
 			f.dead["n2"] = true
 			f.run(20 * time.Second)
 		}, "n0>n2 n1>n2", ""},
+		{"an agent that is away, and one check in ten is lost", "misses", 3, func(f *flock) {
+			f.refuses["n2"] = true
+			f.run(20 * time.Second)
+			for range 15 {
+				f.lost = true
+				f.run(3 * time.Second)
+				f.lost = false
+				f.run(12 * time.Second)
+			}
+		}, "", "n0>n2 n1>n2"},
 		{"a planned restart", "planned", 3, func(f *flock) {
 			for _, n := range []string{"n0", "n1"} {
 				f.tell(n, Planned{"n2", f.now.Add(time.Minute)})

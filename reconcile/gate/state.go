@@ -35,6 +35,8 @@ type peer struct {
 	vanished time.Time // when it vanished, for the storm breaker; zero: it did not
 	answer   Answer    // to the last check, while in doubt
 	answered time.Time // when
+	misses   int       // checks without an answer, one after the other
+	signs    bool      // its host or its agent answered this node or a witness, while in doubt
 	alive    time.Time // when it last gave a sign of life, while in doubt
 	refuses  time.Time // since when its host answers without its agent
 

@@ -77,7 +77,7 @@ func (t *step) alive(name string) {
 // certain ends all doubt about a node.
 func (p *peer) certain() {
 	p.vanished, p.refuses, p.alive, p.next = time.Time{}, time.Time{}, time.Time{}, time.Time{}
-	p.answer, p.tries, p.testimony = Unknown, 0, nil
+	p.answer, p.misses, p.signs, p.tries, p.testimony = Unknown, 0, false, 0, nil
 }
 
 func (t *step) failed(name string) {
@@ -162,7 +162,18 @@ func (t *step) checked(name string, answer Answer) {
 	if !p.inDoubt() {
 		return
 	}
+	if answer == NoAnswer {
+		if p.misses == 0 {
+			p.tries = 0
+		}
+		p.misses++
+	} else {
+		p.misses, p.signs = 0, true
+	}
 	p.next = t.now.Add(min(checkFirst<<min(p.tries, 6), checkMost))
+	if answer == NoAnswer && p.misses < missesAfterSign {
+		p.next = t.now.Add(checkFirst)
+	}
 	p.tries++
 	switch answer {
 	case Answered:
@@ -211,6 +222,7 @@ func (t *step) witnessed(e Witnessed) {
 		return
 	}
 	*p.testimony[e.Witness] = testimony{at: t.now, answer: e.Answer}
+	p.signs = p.signs || e.Answer == Answered || e.Answer == Refused
 	if e.Answer == Refused {
 		p.refused(t.now)
 	}

@@ -174,7 +174,10 @@ func (p *peer) awayUntil() time.Time {
 
 // unanswered: the node has just given no answer to this one. That its host refuses is another rule's.
 func unanswered(t *step, p *peer, _ time.Time) bool {
-	return (p.answer == NoAnswer || p.answer == Refused) && t.now.Sub(p.answered) <= sightFor
+	if t.now.Sub(p.answered) > sightFor {
+		return false
+	}
+	return p.answer == Refused || p.answer == NoAnswer && (!p.signs || p.misses >= missesAfterSign)
 }
 
 // notRefused: the host does not answer, or has done so without its agent for long.
