@@ -230,7 +230,7 @@ func (n *node) call(to *node, served func(), done func(gate.Answer)) {
 	case to.agent && n.w.network.late[to.index] > 0 && n.w.network.r.IntN(3) > 0:
 		none(gate.Refused) // it was accepted, and nobody came
 	default:
-		n.w.network.send(n.index, to.index, func() {
+		n.w.clock.after(time.Millisecond+upTo(n.w.network.r, 20*time.Millisecond), func() {
 			answer := gate.Answered
 			switch {
 			case !to.machine:
