@@ -203,7 +203,7 @@ func modeName(mode string) string {
 	switch mode {
 	case "120000":
 		return "a symbolic link"
-	case "160000":
+	case modeCommit:
 		return "a submodule"
 	}
 	return fmt.Sprintf("of the mode %.10q", mode)

@@ -94,7 +94,7 @@ func (s *Store) complete(ctx context.Context, l location, r Remote, ref string, 
 		haves = nil // it does not load: having it is a mistake
 	}
 	for {
-		pack, err := s.download(ctx, l, r, want, haves, depth)
+		pack, err := s.download(ctx, l, r, want, haves, depth, maxPackBytes)
 		if err != nil {
 			return err
 		}
@@ -155,8 +155,10 @@ func unlessMalformed(err error) error {
 }
 
 // download asks for what the store lacks of want, and returns the pack as a temporary file.
-func (s *Store) download(ctx context.Context, l location, r Remote, want plumbing.Hash, haves []plumbing.Hash, depth int) (*os.File, error) {
-	client, ep, auth, err := l.transport(maxPackBytes)
+func (s *Store) download(ctx context.Context, l location, r Remote, want plumbing.Hash, haves []plumbing.Hash, depth int, limit int64) (*os.File, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // go-git leaves an answer open that it cannot read
+	client, ep, auth, err := l.transport(limit)
 	if err != nil {
 		return nil, err
 	}
@@ -199,12 +201,12 @@ func (s *Store) download(ctx context.Context, l location, r Remote, want plumbin
 	if s.dir == "" {
 		_ = os.Remove(f.Name()) // nobody sweeps there; the open file is enough
 	}
-	n, err := io.Copy(f, io.LimitReader(sideband.NewDemuxer(sideband.Sideband64k, res), maxPackBytes+1))
+	n, err := io.Copy(f, io.LimitReader(sideband.NewDemuxer(sideband.Sideband64k, res), limit+1))
 	switch {
+	case errors.Is(err, errTooLarge), err == nil && n > limit:
+		err = &ObjectError{ID: want.String(), Reason: fmt.Sprintf("comes with a history of more than %d MiB", limit>>20)}
 	case err != nil:
 		err = unreachable(r, "fetch", err)
-	case n > maxPackBytes:
-		err = &ObjectError{ID: want.String(), Reason: fmt.Sprintf("comes with a history of more than %d MiB", maxPackBytes>>20)}
 	}
 	if err != nil {
 		_ = f.Close()
@@ -235,6 +237,11 @@ func (s *Store) haves(r Remote, ref string) []plumbing.Hash {
 	if err != nil {
 		return nil
 	}
+	return s.ancestors(id)
+}
+
+// ancestors names a commit and others ever further back along first parents.
+func (s *Store) ancestors(id plumbing.Hash) []plumbing.Hash {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var haves []plumbing.Hash

@@ -121,7 +121,7 @@ func advertisedRefs(adv *packp.AdvRefs) map[string]string {
 }
 
 func (s *Store) httpRefs(ctx context.Context, l location, names []string) (map[string]string, error) {
-	client := httpClient(maxRefsBytes)
+	client := l.httpClient(maxRefsBytes)
 	base := strings.TrimSuffix(l.url.String(), "/")
 	if !s.dialects.get(base) {
 		refs, v2, err := discover(ctx, client, l, base)

@@ -49,7 +49,7 @@ func (s *Store) addPack(pack *os.File, whole bool) error {
 	return s.compactLocked()
 }
 
-// installLocked moves a pack with its index into place and returns its path without the ending.
+// installLocked indexes a pack, moves both into place and returns their path without the ending.
 func (s *Store) installLocked(pack *os.File) (base string, err error) {
 	if _, err := pack.Seek(0, io.SeekStart); err != nil {
 		return "", err
@@ -58,24 +58,32 @@ func (s *Store) installLocked(pack *os.File) (base string, err error) {
 	if err != nil {
 		return "", err
 	}
+	base = s.packPath(checksum)
+	return base, s.placeLocked(base, pack, index)
+}
+
+// packPath is where a pack lies, without the ending.
+func (s *Store) packPath(checksum plumbing.Hash) string {
+	return filepath.Join(s.dir, "objects", "pack", "pack-"+checksum.String())
+}
+
+func (s *Store) placeLocked(base string, pack *os.File, index *idxfile.MemoryIndex) error {
 	if err := pack.Sync(); err != nil {
-		return "", err
+		return err
 	}
-	dir := filepath.Join(s.dir, "objects", "pack")
-	base = filepath.Join(dir, "pack-"+checksum.String())
 	// The index first: a pack without its index would be unreadable, an index without its pack is
 	// swept away.
 	if err := writeIndex(base+".idx", index); err != nil {
-		return "", err
+		return err
 	}
 	if err := os.Rename(pack.Name(), base+".pack"); err != nil {
-		return "", err
+		return err
 	}
-	if err := durable.SyncDir(dir); err != nil {
-		return "", err
+	if err := durable.SyncDir(filepath.Dir(base)); err != nil {
+		return err
 	}
 	s.reopenLocked()
-	return base, nil
+	return nil
 }
 
 // indexPack recomputes every object of a pack.

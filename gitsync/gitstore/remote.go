@@ -1,6 +1,7 @@
 package gitstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing/transport"
@@ -19,6 +21,7 @@ const (
 	maxRefsBytes = 64 << 20  // of a ref advertisement
 	maxPackBytes = 512 << 20 // of a pack as it is sent
 	maxRedirects = 3
+	maxErrorText = 500
 )
 
 // Remote is a repository to fetch from or push to.
@@ -29,6 +32,9 @@ type Remote struct {
 	// Username and Password are sent as basic authentication. For a token, forges take any
 	// Username ("git" when empty) with the token as Password.
 	Username, Password string
+	// Client carries the requests to a peer, which has a way of its own to be known by; nil is for a
+	// server by its URL.
+	Client *http.Client
 }
 
 // String is the URL without credentials, query and fragment.
@@ -46,6 +52,7 @@ type location struct {
 	url      *url.URL // without credentials
 	username string
 	password string
+	client   *http.Client // nil for ours
 }
 
 func (r Remote) parse() (location, error) {
@@ -53,7 +60,7 @@ func (r Remote) parse() (location, error) {
 	if err != nil {
 		return location{}, errors.New("remote: malformed URL; want http(s)://host/path or file:///path")
 	}
-	l := location{url: u, username: r.Username, password: r.Password}
+	l := location{url: u, username: r.Username, password: r.Password, client: r.Client}
 	if u.User != nil {
 		if l.username == "" {
 			l.username = u.User.Username()
@@ -96,7 +103,7 @@ func (l location) transport(limit int64) (transport.Transport, *transport.Endpoi
 	if l.username != "" {
 		auth = &githttp.BasicAuth{Username: l.username, Password: l.password}
 	}
-	client := githttp.NewClientWithOptions(httpClient(limit),
+	client := githttp.NewClientWithOptions(l.httpClient(limit),
 		&githttp.ClientOptions{RedirectPolicy: githttp.FollowInitialRedirects})
 	return client, ep, auth, nil
 }
@@ -114,9 +121,13 @@ var connections = &http.Transport{
 
 // httpClient returns a client whose answers are cut at limit bytes, and that goes nowhere but to
 // the host it was sent to: a redirect elsewhere could carry credentials along.
-func httpClient(limit int64) *http.Client {
+func (l location) httpClient(limit int64) *http.Client {
+	next := http.RoundTripper(connections)
+	if l.client != nil {
+		next = cmp.Or(l.client.Transport, http.DefaultTransport)
+	}
 	return &http.Client{
-		Transport: limited{connections, limit},
+		Transport: limited{next, limit},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			from := via[0].URL
 			if req.URL.Host != from.Host || (from.Scheme == "https" && req.URL.Scheme != "https") {
@@ -176,6 +187,9 @@ func unreachable(r Remote, step string, err error) error {
 		err = errors.New("credentials are missing or refused")
 	case errors.Is(err, transport.ErrRepositoryNotFound):
 		err = errors.New("no repository there, or not for these credentials")
+	}
+	if text := err.Error(); len(text) > maxErrorText { // it may quote all of an answer
+		err = errors.New(strings.ToValidUTF8(text[:maxErrorText], "") + "…")
 	}
 	return fmt.Errorf("%s %s: %w: %w", step, r, ErrUnreachable, err)
 }

@@ -19,6 +19,8 @@ const (
 	ModeFile       = "100644"
 	ModeExecutable = "100755"
 	ModeDir        = "40000"
+
+	modeCommit = "160000" // a submodule
 )
 
 // TreeEntry is one line of a tree object.
