@@ -37,7 +37,7 @@ func NewKey(ctx context.Context, dir, principal string) (*Key, error) {
 
 // AllowedSigner is the key's line of an allowed_signers file.
 func (k *Key) AllowedSigner() string {
-	return k.Principal + ` namespaces="git" ` + k.Public + "\n"
+	return k.Principal + ` namespaces="git,pleach-exec@pleach.dev" ` + k.Public + "\n"
 }
 
 // sign makes the armoured SSH signature of a text in git's namespace, ending in a newline.

@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core"
 	coreinstall "k8s.io/kubernetes/pkg/apis/core/install"
 	corevalidation "k8s.io/kubernetes/pkg/apis/core/validation"
+	rbacinstall "k8s.io/kubernetes/pkg/apis/rbac/install"
 
 	"github.com/pleachdev/pleach/reconcile"
 )
@@ -32,6 +34,7 @@ func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	coreinstall.Install(s)
 	appsinstall.Install(s)
+	rbacinstall.Install(s)
 	return s
 }
 
@@ -45,6 +48,10 @@ type kind struct {
 }
 
 var kinds = map[schema.GroupVersionKind]kind{
+	rbacv1.SchemeGroupVersion.WithKind("Role"):               roleKind,
+	rbacv1.SchemeGroupVersion.WithKind("ClusterRole"):        clusterRoleKind,
+	rbacv1.SchemeGroupVersion.WithKind("RoleBinding"):        roleBindingKind,
+	rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"): clusterRoleBindingKind,
 	corev1.SchemeGroupVersion.WithKind("Pod"): {
 		new: func() reconcile.K8sObject { return &corev1.Pod{} }, namespaced: true,
 		template: func(o reconcile.K8sObject) *corev1.PodTemplateSpec {

@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -81,6 +82,9 @@ var supported = map[reflect.Type]rules{
 		fields(honoured, "replicas", "selector", "template", "minReadySeconds"),
 	reflect.TypeFor[appsv1.DaemonSetSpec](): rules{}.
 		fields(honoured, "selector", "template", "updateStrategy", "minReadySeconds", "revisionHistoryLimit"),
+	reflect.TypeFor[rbacv1.ClusterRole](): rules{}.
+		fields(honoured, "metadata", "rules").
+		fields(held, "aggregationRule"),
 	reflect.TypeFor[corev1.NamespaceSpec](): rules{}.
 		fields(reported, "finalizers"),
 	reflect.TypeFor[corev1.PodSpec](): rules{}.
@@ -165,6 +169,7 @@ var whole = typeSet(
 	corev1.PodAffinity{}, corev1.PodAntiAffinity{}, corev1.PodAffinityTerm{}, corev1.WeightedPodAffinityTerm{},
 	corev1.TopologySpreadConstraint{}, corev1.Toleration{}, corev1.HostAlias{}, corev1.PodDNSConfig{},
 	corev1.PodDNSConfigOption{},
+	rbacv1.Role{}, rbacv1.RoleBinding{}, rbacv1.ClusterRoleBinding{}, rbacv1.PolicyRule{}, rbacv1.Subject{}, rbacv1.RoleRef{},
 )
 
 func typeSet(values ...any) map[reflect.Type]bool {

@@ -94,7 +94,9 @@ func TestChangesWithoutCommit(t *testing.T) {
 // An edit touches the lines that must differ, and no others.
 func TestEditNodeKeepsTheRest(t *testing.T) {
 	const head = "# ours\napiVersion: v1\nkind: Node\nmetadata: {name: n}\n"
-	drain := func(n *corev1.Node) { n.Spec.Unschedulable, n.Spec.Taints = true, append([]corev1.Taint{DrainTaint}, n.Spec.Taints...) }
+	drain := func(n *corev1.Node) {
+		n.Spec.Unschedulable, n.Spec.Taints = true, append([]corev1.Taint{DrainTaint}, n.Spec.Taints...)
+	}
 	undo := func(n *corev1.Node) {
 		n.Spec.Unschedulable = false
 		for i, x := range n.Spec.Taints {

@@ -37,8 +37,11 @@ type SigningKey struct {
 var ErrLocked = errors.New("is locked by a passphrase; add it to an ssh-agent with ssh-add")
 
 // Sign returns an armoured SSH signature over payload in git's namespace.
-func (k *SigningKey) Sign(payload []byte) (string, error) {
-	sig, err := sshsig.Sign(bytes.NewReader(payload), k.signer, sshsig.HashSHA512, Namespace)
+func (k *SigningKey) Sign(payload []byte) (string, error) { return k.SignIn(Namespace, payload) }
+
+// SignIn is Sign for another namespace.
+func (k *SigningKey) SignIn(namespace string, payload []byte) (string, error) {
+	sig, err := sshsig.Sign(bytes.NewReader(payload), k.signer, sshsig.HashSHA512, namespace)
 	if err != nil {
 		return "", fmt.Errorf("sign with %s: %w", k.Fingerprint(), err)
 	}

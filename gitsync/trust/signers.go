@@ -32,9 +32,14 @@ type AllowedSigners struct {
 type Signer struct {
 	Principals []string
 	Key        ssh.PublicKey
-	// Git is false for a key whose namespaces option leaves git out.
-	Git  bool
-	Line int // from 1
+	// Namespaces are those of the option of that name; nil when the key may sign in all.
+	Namespaces []string
+	Line       int // from 1
+}
+
+// Allows reports whether the key may sign in a namespace.
+func (s Signer) Allows(namespace string) bool {
+	return s.Namespaces == nil || slices.Contains(s.Namespaces, namespace)
 }
 
 // LineError is a line that is not understood, or understood and not wanted.
@@ -98,7 +103,7 @@ func (a *AllowedSigners) WithNodes(nodes map[string][]ssh.PublicKey) *AllowedSig
 
 // AnyPerson reports whether somebody who is no node may sign for git.
 func (a *AllowedSigners) AnyPerson() bool {
-	return slices.ContainsFunc(a.signers, func(s Signer) bool { return s.Git && a.node(s.Key) == "" })
+	return slices.ContainsFunc(a.signers, func(s Signer) bool { return s.Allows(Namespace) && a.node(s.Key) == "" })
 }
 
 // node names the node that a key is of; "" for anybody else's. A line with a node's principal stays
@@ -124,7 +129,7 @@ func parseSigner(text string) (Signer, error) {
 		return Signer{}, errors.New("line holds characters that are not text")
 	}
 	principals, rest, _ := cutField(text)
-	s := Signer{Git: true}
+	var s Signer
 	var err error
 	if s.Principals, err = parsePrincipals(principals); err != nil {
 		return Signer{}, err
@@ -138,7 +143,7 @@ func parseSigner(text string) (Signer, error) {
 		if err != nil {
 			return Signer{}, err
 		}
-		if s.Git, err = parseOptions(options); err != nil {
+		if s.Namespaces, err = parseOptions(options); err != nil {
 			return Signer{}, err
 		}
 		rest = after
@@ -206,47 +211,46 @@ func rsaBits(key ssh.PublicKey) int {
 	return k.N.BitLen()
 }
 
-// parseOptions reports whether the key may sign for git.
-func parseOptions(options []string) (git bool, err error) {
-	git = true
+// parseOptions returns the namespaces that the key may sign in; nil for all.
+func parseOptions(options []string) (namespaces []string, err error) {
 	seen := map[string]bool{}
 	for _, option := range options {
 		name, value, _ := strings.Cut(option, "=")
 		name = strings.ToLower(name) // OpenSSH ignores the case
 		if seen[name] {
-			return false, fmt.Errorf("has the option %q twice", name)
+			return nil, fmt.Errorf("has the option %q twice", name)
 		}
 		seen[name] = true
 		switch name {
 		case "namespaces":
-			if git, err = parseNamespaces(value); err != nil {
-				return false, err
+			if namespaces, err = parseNamespaces(value); err != nil {
+				return nil, err
 			}
 		case "valid-after", "valid-before":
-			return false, fmt.Errorf("option %s is not supported: a commit's date proves nothing; "+
+			return nil, fmt.Errorf("option %s is not supported: a commit's date proves nothing; "+
 				"a key is valid from the commit that adds it to the one that removes it", name)
 		case "cert-authority":
-			return false, errors.New("option cert-authority is not supported; list each key")
+			return nil, errors.New("option cert-authority is not supported; list each key")
 		default:
-			return false, fmt.Errorf("option or key type %.40q is not known", name)
+			return nil, fmt.Errorf("option or key type %.40q is not known", name)
 		}
 	}
-	return git, nil
+	return namespaces, nil
 }
 
-func parseNamespaces(value string) (git bool, err error) {
+func parseNamespaces(value string) (namespaces []string, err error) {
 	inner, ok := strings.CutPrefix(value, `"`)
 	inner, ok2 := strings.CutSuffix(inner, `"`)
 	if !ok || !ok2 || inner == "" || strings.ContainsAny(inner, `"\`) {
-		return false, errors.New(`option namespaces wants a quoted list: namespaces="git"`)
+		return nil, errors.New(`option namespaces wants a quoted list: namespaces="git"`)
 	}
-	for ns := range strings.SplitSeq(inner, ",") {
+	namespaces = strings.Split(inner, ",")
+	for _, ns := range namespaces {
 		if ns == "" || strings.ContainsAny(ns, "*?! \t") {
-			return false, fmt.Errorf("namespace %q is not a plain name", ns)
+			return nil, fmt.Errorf("namespace %q is not a plain name", ns)
 		}
-		git = git || ns == Namespace
 	}
-	return git, nil
+	return namespaces, nil
 }
 
 func cutField(s string) (field, rest string, ok bool) {

@@ -10,8 +10,11 @@ import (
 	"strings"
 )
 
-// Namespace is what git signs commits and tags in (PROTOCOL.sshsig).
-const Namespace = "git"
+// Namespaces of signatures (PROTOCOL.sshsig): what was signed in one counts in no other.
+const (
+	Namespace       = "git"                    // git's own, for commits and tags
+	AccessNamespace = "pleach-exec@pleach.dev" // requests for a shell or a log
+)
 
 // Identity is whose key made a signature.
 type Identity struct {

@@ -15,9 +15,14 @@ const (
 	maxSignatureBytes = 64 << 10
 )
 
-// Verify checks an armoured signature over payload and says whose it is. The error is always a
-// [*Refusal].
+// Verify checks an armoured signature over payload, in git's namespace, and says whose it is. The error
+// is always a [*Refusal].
 func (a *AllowedSigners) Verify(payload []byte, armoured string) (Identity, error) {
+	return a.VerifyIn(Namespace, payload, armoured)
+}
+
+// VerifyIn is Verify for another namespace.
+func (a *AllowedSigners) VerifyIn(namespace string, payload []byte, armoured string) (Identity, error) {
 	sig, refusal := parseSignature(armoured)
 	if refusal != nil {
 		return Identity{}, refusal
@@ -31,10 +36,10 @@ func (a *AllowedSigners) Verify(payload []byte, armoured string) (Identity, erro
 		return Identity{}, refuse(UnknownKey, fp, "signed by a key that trust/allowed_signers does not know: %s", fp)
 	}
 	s := a.signers[i]
-	if !s.Git {
-		return Identity{}, refuse(WrongNamespace, fp, "signed by %s, a key that trust/allowed_signers does not allow the namespace %q", fp, Namespace)
+	if !s.Allows(namespace) {
+		return Identity{}, refuse(WrongNamespace, fp, "signed by %s, a key that trust/allowed_signers does not allow the namespace %q", fp, namespace)
 	}
-	if err := verifySignature(payload, sig, s.Key); err != nil {
+	if err := verifySignature(namespace, payload, sig, s.Key); err != nil {
 		return Identity{}, err
 	}
 	return Identity{Principals: append([]string(nil), s.Principals...), Fingerprint: fp}, nil
@@ -50,7 +55,7 @@ func VerifyKey(payload []byte, armoured string, key ssh.PublicKey) error {
 	if fp := ssh.FingerprintSHA256(sig.PublicKey); !bytes.Equal(sig.PublicKey.Marshal(), key.Marshal()) {
 		return refuse(UnknownKey, fp, "signed by %s, not by %s", fp, ssh.FingerprintSHA256(key))
 	}
-	if err := verifySignature(payload, sig, key); err != nil {
+	if err := verifySignature(Namespace, payload, sig, key); err != nil {
 		return err
 	}
 	return nil
@@ -79,10 +84,10 @@ func parseSignature(armoured string) (*sshsig.Signature, *Refusal) {
 	return sig, nil
 }
 
-func verifySignature(payload []byte, sig *sshsig.Signature, key ssh.PublicKey) error {
+func verifySignature(namespace string, payload []byte, sig *sshsig.Signature, key ssh.PublicKey) error {
 	fp := ssh.FingerprintSHA256(key)
-	if sig.Namespace != Namespace {
-		return refuse(WrongNamespace, fp, "signed by %s in the namespace %.40q instead of %q", fp, sig.Namespace, Namespace)
+	if sig.Namespace != namespace {
+		return refuse(WrongNamespace, fp, "signed by %s in the namespace %.40q instead of %q", fp, sig.Namespace, namespace)
 	}
 	if bits := rsaBits(key); bits != 0 && bits < minRSABits {
 		return refuse(WeakKey, fp, "signed by %s, an RSA key of %d bits; want %d or more", fp, bits, minRSABits)
@@ -103,8 +108,12 @@ func verifySignature(payload []byte, sig *sshsig.Signature, key ssh.PublicKey) e
 			return refuse(BadSignature, fp, "carries a signature by %s with bytes behind its end", fp)
 		}
 	}
-	if err := sshsig.Verify(bytes.NewReader(payload), sig, key, sig.HashAlgorithm, Namespace); err != nil {
-		return refuse(BadSignature, fp, "carries a signature that is not of %s over this commit", fp)
+	if err := sshsig.Verify(bytes.NewReader(payload), sig, key, sig.HashAlgorithm, namespace); err != nil {
+		what := "commit"
+		if namespace != Namespace {
+			what = "request"
+		}
+		return refuse(BadSignature, fp, "carries a signature that is not of %s over this %s", fp, what)
 	}
 	return nil
 }
