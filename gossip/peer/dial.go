@@ -80,19 +80,25 @@ func (n *Network) dialAt(ctx context.Context, node, address string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: raw, network: n}
-	secure := tls.Client(c, n.tls(node))
-	if err := secure.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", address, err), c.Close())
-	}
-	_, key, err := n.identify(secure.ConnectionState())
+	secure, err := n.secure(ctx, raw, node)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", address, err), c.Close())
-	}
-	if err := n.admit(c, node, key); err != nil {
 		return nil, fmt.Errorf("%s: %w", address, err)
 	}
 	return secure, nil
+}
+
+// secure makes a connection to a node of a plain one, which it closes when that does not succeed.
+func (n *Network) secure(ctx context.Context, raw net.Conn, node string) (*tls.Conn, error) {
+	c := &conn{Conn: raw, network: n}
+	secure := tls.Client(c, n.tls(node))
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	_, key, err := n.identify(secure.ConnectionState())
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return secure, n.admit(c, node, key)
 }
 
 // Body reads the body of a request to its end, at most limit bytes and for at most 10 s. It has

@@ -38,7 +38,7 @@ func (n *Network) tls(want string) *tls.Config {
 		VerifyConnection: func(s tls.ConnectionState) error {
 			node, _, err := n.identify(s)
 			if err == nil && want != "" && node != want {
-				err = fmt.Errorf("node %s answers where node %s was called", node, want)
+				err = fmt.Errorf("node %s answers where node %s was called: %w", node, want, errOther)
 			}
 			return err
 		},
@@ -57,10 +57,13 @@ func (n *Network) identify(s tls.ConnectionState) (node string, key ed25519.Publ
 		return "", nil, errors.New("a peer shows an ed25519 key")
 	}
 	if node = c.Subject.CommonName; !n.enrolled(node, key) {
-		return "", nil, fmt.Errorf("node %.253q: %w with this key", node, ErrNotEnrolled)
+		return "", nil, errors.Join(fmt.Errorf("node %.253q: %w with this key", node, ErrNotEnrolled), errOther)
 	}
 	return node, key, nil
 }
+
+// errOther means that who answers is not the node that was called.
+var errOther = errors.New("another key than the node's")
 
 func (n *Network) enrolled(node string, key ed25519.PublicKey) bool {
 	for _, k := range n.Keys(node) {

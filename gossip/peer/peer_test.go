@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pleachdev/pleach/reconcile/gate"
 )
 
 // flock is some nodes over loopback, with the keys that are accepted for each.
@@ -333,4 +335,42 @@ func TestAHostilePeerFindsBounds(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	})
+}
+
+func TestCheckTellsSilenceFromRefusal(t *testing.T) {
+	f := newFlock(t, "a", "b", "c")
+	closed := func() string {
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = l.Close()
+		return l.Addr().String()
+	}
+	frozen, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0") // the kernel answers for it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer frozen.Close()
+	wedged := f.serve(f.nets["b"], func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	tests := []struct {
+		name string
+		at   []string
+		want gate.Answer
+	}{
+		{"an agent", []string{f.where["b"][0]}, gate.Answered},
+		{"no agent on the host", []string{closed()}, gate.Refused},
+		{"an agent that stands still", []string{frozen.Addr().String()}, gate.Refused},
+		{"an agent that does not come to answer", []string{wedged}, gate.Refused},
+		{"no host", []string{"255.255.255.255:1"}, gate.NoAnswer},
+		{"another node at the address", []string{f.where["c"][0]}, gate.NoAnswer},
+		{"nowhere", nil, gate.NoAnswer},
+		{"one address of two", []string{closed(), f.where["b"][0]}, gate.Answered},
+	}
+	for _, tt := range tests {
+		f.at("b", tt.at...)
+		if got := f.nets["a"].Check(t.Context(), "b"); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
 }
