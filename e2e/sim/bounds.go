@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/reconcile"
@@ -18,13 +17,10 @@ func (j *judge) bounds(x *Record) *Violation {
 	head := &j.r.History[len(j.r.History)-1]
 	for _, uid := range sortedKeys(j.changed) {
 		o := j.known(uid)
-		if o == nil {
+		if o == nil || !o.Rolling {
 			continue
 		}
-		surge, unavailable, _, ok := limits(o)
-		if !ok {
-			continue
-		}
+		surge, unavailable := o.MaxSurge, o.MaxUnavailable
 		var down []string
 		for slot := range j.rolling {
 			if slot.Workload == uid && head.wants(slot) {
@@ -32,7 +28,7 @@ func (j *judge) bounds(x *Record) *Violation {
 			}
 		}
 		slices.Sort(down)
-		at := reconcile.Instance{Owner: o.Object.GetName(), Slot: reconcile.Slot{Workload: uid}}
+		at := reconcile.Instance{Owner: o.Name, Slot: reconcile.Slot{Workload: uid}}
 		if len(down) > unavailable && !j.separated(x.At-time.Minute, x.At) {
 			return j.fail(x, at, "maxUnavailable", "slots %v are down for commits, maxUnavailable is %d", down, unavailable)
 		}
@@ -47,7 +43,7 @@ func (j *judge) bounds(x *Record) *Violation {
 
 // surging lists slots in which a live pod was started beside a live one of another revision. What a node
 // brings back that was held for gone is no surge: the rule of duplicates ends it.
-func (j *judge) surging(uid types.UID, head *Revision) (out []string) {
+func (j *judge) surging(uid types.UID, head *Committed) (out []string) {
 	type place struct {
 		slot  reconcile.Slot
 		epoch int64
@@ -67,29 +63,4 @@ func (j *judge) surging(uid types.UID, head *Revision) (out []string) {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-// known finds the newest object of a workload.
-func (j *judge) known(uid types.UID) *reconcile.Object {
-	for i := len(j.r.History) - 1; i >= 0; i-- {
-		if o := j.r.History[i].object(uid); o != nil {
-			return o
-		}
-	}
-	return nil
-}
-
-// limits are those of a rolling update; they do not change in a recording.
-func limits(o *reconcile.Object) (surge, unavailable int, minReady time.Duration, ok bool) {
-	switch x := o.Object.(type) {
-	case *appsv1.Deployment:
-		if r := x.Spec.Strategy.RollingUpdate; r != nil {
-			return r.MaxSurge.IntValue(), r.MaxUnavailable.IntValue(), time.Duration(x.Spec.MinReadySeconds) * time.Second, true
-		}
-	case *appsv1.DaemonSet:
-		if r := x.Spec.UpdateStrategy.RollingUpdate; r != nil {
-			return r.MaxSurge.IntValue(), r.MaxUnavailable.IntValue(), time.Duration(x.Spec.MinReadySeconds) * time.Second, true
-		}
-	}
-	return 0, 0, 0, false
 }

@@ -93,14 +93,12 @@ func newJudge(r *Recording) *judge {
 	present := map[types.UID]bool{}
 	for i := range r.History {
 		now := map[types.UID]bool{}
-		for _, app := range sortedKeys(r.History[i].Objects) {
-			for _, o := range r.History[i].Objects[app] {
-				now[o.Object.GetUID()] = true
-			}
+		for _, w := range r.History[i].Workloads {
+			now[w.UID] = true
 		}
 		for uid := range present {
 			if !now[uid] && j.removed[uid] == 0 {
-				j.removed[uid] = r.History[i].Commit.Level
+				j.removed[uid] = r.History[i].Level
 			}
 		}
 		present = now
@@ -124,6 +122,9 @@ func Check(r *Recording) *Violation {
 		if v := j.bounds(x); v != nil {
 			return v
 		}
+	}
+	if !r.Quiet {
+		return nil
 	}
 	return r.whole()
 }
@@ -194,10 +195,10 @@ func (j *judge) numbers(x *Record) *Violation {
 	case d.Node != x.Writer:
 		return j.fail(x, reconcile.Instance{}, rule, "wrote a document of %s", d.Node)
 	case old == nil || d.Boot > old.Boot:
-		if d.Seq != 1 {
+		if d.Seq != 1 && !j.r.Partial {
 			return j.fail(x, reconcile.Instance{}, rule, "boot %d begins with document %d", d.Boot, d.Seq)
 		}
-	case d.Boot < old.Boot || d.Seq != old.Seq+1:
+	case d.Boot < old.Boot || d.Seq <= old.Seq || d.Seq != old.Seq+1 && !j.r.Partial:
 		return j.fail(x, reconcile.Instance{}, rule, "document %d/%d follows %d/%d", d.Boot, d.Seq, old.Boot, old.Seq)
 	}
 	return nil
@@ -253,7 +254,7 @@ func (j *judge) starts(x *Record) *Violation {
 			return j.fail(x, m, "nothing moves without a loss", "%s starts for the loss of %s, which was there", m.Name, lost)
 		}
 		if level := j.removed[m.Slot.Workload]; level > 0 && j.knew(x, m.App, level) {
-			return j.fail(x, m, "what was removed stays away", "%s starts, and %s removed its workload", m.Name, short(commit(level).ID))
+			return j.fail(x, m, "what was removed stays away", "%s starts, and %s removed its workload", m.Name, j.remover(level))
 		}
 		if j.r.Whole > 0 && x.At > j.r.Whole {
 			return j.fail(x, m, "still when whole", "%s starts", m.Name)
@@ -394,20 +395,20 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		}
 		return j.fail(x, m, rule, "%s was stopped as a duplicate, and no pod with an earlier right was ready", m.Name)
 	}
-	at := slices.IndexFunc(j.r.History, func(v Revision) bool { return v.Commit.ID == by })
+	at := slices.IndexFunc(j.r.History, func(v Committed) bool { return v.ID == by })
 	if at < 0 {
 		return j.fail(x, m, rule, "%s was ready and was stopped by %q", m.Name, by)
 	}
 	v := &j.r.History[at]
 	switch {
-	case v.Commit.Level < m.Commit.Level:
+	case v.Level < m.Commit.Level:
 		return j.fail(x, m, rule, "%s was started for %s and stopped for the older %s", m.Name, short(m.Commit.ID), short(by))
 	case !v.wants(m.Slot):
 		return nil
-	case v.object(m.Slot.Workload).Templates[0].Revision == m.Revision:
+	case v.workload(m.Slot.Workload).Revision == m.Revision:
 		return j.fail(x, m, rule, "%s was ready and stopped for %s, which wants it", m.Name, short(by))
 	}
-	if _, _, minReady, ok := limits(v.object(m.Slot.Workload)); !ok || x.At-j.since[m.UID] < minReady+time.Second {
+	if w := v.workload(m.Slot.Workload); !w.Rolling || x.At-j.since[m.UID] < time.Duration(w.MinReadySeconds+1)*time.Second {
 		return nil // it was not available yet
 	}
 	for _, o := range j.inSlot(m.Slot) {

@@ -79,6 +79,14 @@ type Revision struct {
 	Objects map[string][]reconcile.Object // by app
 }
 
+func (v *Revision) committed() Committed {
+	var all []reconcile.Object
+	for _, app := range sortedKeys(v.Objects) {
+		all = append(all, v.Objects[app]...)
+	}
+	return CommittedOf(v.Commit, all)
+}
+
 // history is what was ever pushed, the commit of level i at i-1.
 type history struct {
 	revisions []Revision

@@ -4,10 +4,8 @@ import (
 	"slices"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/pleachdev/pleach/reconcile"
 )
@@ -52,34 +50,11 @@ func (g *Given) revisions() []Revision {
 				last[uid] = place{r.Commit, o.Commit}
 			}
 			o.Commit = last[uid].mine
-			o.Object = inNumbers(o.Object)
 			r.Objects[o.Source.App] = append(r.Objects[o.Source.App], o)
 		}
 		out = append(out, r)
 	}
 	return out
-}
-
-// inNumbers writes a Deployment's limits as the numbers that they amount to, for the checker.
-func inNumbers(o reconcile.K8sObject) reconcile.K8sObject {
-	d, ok := o.(*appsv1.Deployment)
-	if !ok || d.Spec.Strategy.RollingUpdate == nil {
-		return o
-	}
-	d = d.DeepCopy()
-	scaled := func(v *intstr.IntOrString, up bool) *intstr.IntOrString {
-		n, err := intstr.GetScaledValueFromIntOrPercent(v, int(*d.Spec.Replicas), up)
-		if err != nil {
-			return v // validation has refused it
-		}
-		return new(intstr.FromInt32(int32(n)))
-	}
-	r := d.Spec.Strategy.RollingUpdate
-	r.MaxSurge, r.MaxUnavailable = scaled(r.MaxSurge, true), scaled(r.MaxUnavailable, false)
-	if r.MaxSurge.IntValue() == 0 && r.MaxUnavailable.IntValue() == 0 {
-		r.MaxUnavailable = new(intstr.FromInt32(1))
-	}
-	return d
 }
 
 // quietFor is how long a given flock says nothing new before it counts as settled. It may never be whole:

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/reconcile"
@@ -23,12 +22,14 @@ type Record struct {
 // Recording is what is known of a flock from outside: what its nodes published, what was committed, and
 // what was done to it.
 type Recording struct {
-	Records []Record   // in the order in which they were published
-	History []Revision // all commits, the first of level 1
-	Faults  []Event    // in the order in which they began
+	Records []Record    // in the order in which they were published
+	History []Committed // all commits, by level
+	Faults  []Event     // in the order in which they began
 	Calm    time.Duration
 	Whole   time.Duration // when all ran as committed and all agreed, after Calm; 0: never
 	End     time.Duration
+	Quiet   bool              // at End all must run as committed
+	Partial bool              // documents may be missing among Records
 	Names   []string          // of the nodes, by index; nil where NodeName names them
 	Plans   map[string]string // digest of the last plan of every node that is up at End
 }
@@ -95,14 +96,14 @@ func (r *Recording) whole() *Violation {
 	plan, first := "", ""
 	for _, name := range sortedKeys(docs) {
 		d := docs[name]
-		for _, app := range sortedKeys(head.Objects) {
-			if d.Accepted[app].Level != head.Commit.Level {
-				return fail(name, "", "has accepted %s of %s, and %s is the head", short(d.Accepted[app].ID), app, short(head.Commit.ID))
+		for _, app := range head.Apps {
+			if d.Accepted[app].Level != head.Level {
+				return fail(name, "", "has accepted %s of %s, and %s is the head", short(d.Accepted[app].ID), app, short(head.ID))
 			}
 		}
 		for _, m := range d.Instances {
-			o := head.object(m.Slot.Workload)
-			if m.Terminating || !m.Ready || o == nil || o.Templates[0].Revision != m.Revision {
+			o := head.workload(m.Slot.Workload)
+			if m.Terminating || !m.Ready || o == nil || o.Revision != m.Revision {
 				return fail(name, slotName(m), "%s is there: %s", m.Name, condition(m))
 			}
 			if runs[m.Slot]++; runs[m.Slot] > 1 {
@@ -120,53 +121,24 @@ func (r *Recording) whole() *Violation {
 		return nil // of a given flock, some slots may fit nowhere
 	}
 	wanted := 0
-	for _, app := range sortedKeys(head.Objects) {
-		for i := range head.Objects[app] {
-			o := &head.Objects[app][i]
-			want := len(docs)
-			if d, ok := o.Object.(*appsv1.Deployment); ok {
-				want = int(*d.Spec.Replicas)
-			}
-			have := 0
-			for slot := range runs {
-				if slot.Workload == o.Object.GetUID() {
-					have++
-				}
-			}
-			if have != want {
-				return fail("", o.Object.GetName(), "%d of %d slots run", have, want)
-			}
-			wanted += want
+	have := map[types.UID]int{}
+	for slot := range runs {
+		have[slot.Workload]++
+	}
+	for _, w := range head.Workloads {
+		want := int(w.Replicas)
+		if w.PerNode {
+			want = len(docs)
 		}
+		if have[w.UID] != want {
+			return fail("", w.Name, "%d of %d slots run", have[w.UID], want)
+		}
+		wanted += want
 	}
 	if len(runs) != wanted {
 		return fail("", "", "%d slots run, %d are wanted", len(runs), wanted)
 	}
 	return nil
-}
-
-// object finds a workload in a commit; nil when it is not there.
-func (v *Revision) object(uid types.UID) *reconcile.Object {
-	for _, app := range sortedKeys(v.Objects) {
-		for i := range v.Objects[app] {
-			if o := &v.Objects[app][i]; o.Object.GetUID() == uid {
-				return o
-			}
-		}
-	}
-	return nil
-}
-
-// wants reports whether a commit has the slot, on some node.
-func (v *Revision) wants(slot reconcile.Slot) bool {
-	o := v.object(slot.Workload)
-	if o == nil {
-		return false
-	}
-	if d, ok := o.Object.(*appsv1.Deployment); ok {
-		return slot.Ordinal < *d.Spec.Replicas
-	}
-	return true
 }
 
 func live(m reconcile.Instance) bool {

@@ -107,7 +107,10 @@ func Run(life Life) (*Recording, []Line) {
 
 // finish writes down what stands at the end.
 func (w *world) finish() {
-	w.recording.End, w.recording.History = w.clock.now, w.history.revisions
+	w.recording.End, w.recording.Quiet = w.clock.now, true
+	for i := len(w.recording.History); i < len(w.history.revisions); i++ {
+		w.recording.History = append(w.recording.History, w.history.revisions[i].committed())
+	}
 	for _, n := range w.nodes {
 		if n.agent {
 			w.recording.Plans[n.name] = n.plan()

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -22,16 +23,24 @@ func main() {
 	hours := flag.Float64("hours", 0.1, "simulated hours of faults in every life")
 	story := flag.Bool("story", false, "tell the story of every life")
 	keep := flag.Bool("keep-going", false, "count the lives that break a rule, by rule, and tell nothing")
+	check := flag.String("check", "", "judge a recording of real nodes, a file of JSON lines, instead")
+	record := flag.String("record", "", "write the recording of the last life to a file, as -check reads it")
 	profile := flag.String("cpuprofile", "", "file to write a CPU profile to")
 	flag.Parse()
 	debug.SetGCPercent(400) // a life leaves much behind and holds little
-	if err := run(*seed, *seeds, *sizes, *hours, *story, *keep, *profile); err != nil {
+	var err error
+	if *check != "" {
+		err = judge(*check)
+	} else {
+		err = run(*seed, *seeds, *sizes, *hours, *story, *keep, *profile, *record)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(seed uint64, seeds int, sizes string, hours float64, story, keep bool, profile string) error {
+func run(seed uint64, seeds int, sizes string, hours float64, story, keep bool, profile, record string) error {
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
@@ -57,6 +66,11 @@ func run(seed uint64, seeds int, sizes string, hours float64, story, keep bool, 
 			r, lines := sim.Run(life)
 			v := sim.Check(r)
 			t.add(r)
+			if record != "" {
+				if err := save(record, r); err != nil {
+					return err
+				}
+			}
 			switch {
 			case v == nil && story:
 				sim.Tell(os.Stdout, life, r, lines, nil)
@@ -77,6 +91,36 @@ func run(seed uint64, seeds int, sizes string, hours float64, story, keep bool, 
 		return fmt.Errorf("%d lives break a rule", failed)
 	}
 	return nil
+}
+
+// judge reads a recording and says what rule it breaks.
+func judge(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := sim.Read(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if v := sim.Check(r); v != nil {
+		sim.Tell(os.Stdout, sim.Life{Nodes: len(r.Names), Calm: r.End}, r, nil, v)
+		return fmt.Errorf("%s breaks a rule", file)
+	}
+	all, second := r.Starts()
+	fmt.Printf("%s: %d documents of %d nodes, %d commits, %d starts, %d of them second without a partition: no rule is broken\n",
+		file, len(r.Records), len(r.Names), len(r.History), all, second)
+	return nil
+}
+
+// save writes a recording.
+func save(file string, r *sim.Recording) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Write(f), f.Close())
 }
 
 // tally sums up lives.
