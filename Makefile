@@ -52,8 +52,8 @@ setup: ## install what is missing, through apt and Go modules; says what
 	@sh tools/setup.sh
 
 .PHONY: demo
-demo: setup build bin/demo ## start a flock on this machine to try Pleach with, and say what to try (root)
-	@bin/demo -dir $(DEMO_DIR) up
+demo: setup build bin/demo ## start a flock on this machine to try Pleach with, and say what to try (root): NODES=3
+	@bin/demo -dir $(DEMO_DIR) -nodes $(or $(NODES),3) up
 
 .PHONY: bin/demo
 bin/demo:

@@ -5,8 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,35 +14,29 @@ import (
 	"syscall"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
 	"github.com/pleachdev/pleach/agent/api"
 	"github.com/pleachdev/pleach/e2e/lab"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
-// demo is one flock of one node on this machine, with everything in one directory.
+// demo is one flock on this machine, with everything in one directory.
 type demo struct {
 	dir    string
 	pleach string // the program, absolute
+	nodes  int
 }
 
-const (
-	nodeName = "demo-1"
-	user     = "demo@pleach.example"
-)
+const user = "demo@pleach.example"
 
-// The demo's node beside a real one on the same machine: nothing they have is shared.
-const (
-	cgroupRoot = "/pleach-demo"
-	bridge     = "pleachdemo0"
-)
+func nodeName(i int) string { return fmt.Sprintf("demo-%d", i+1) }
 
-func (d *demo) agentDir() string { return filepath.Join(d.dir, "node") }
-func (d *demo) config() string   { return filepath.Join(d.dir, "flock") } // the config repository's clone
-func (d *demo) logs() string     { return filepath.Join(d.dir, "pod-logs") }
-func (d *demo) pidFile() string  { return filepath.Join(d.dir, "agent.pid") }
+func (d *demo) config() string { return filepath.Join(d.dir, "flock") } // the config repository's clone
 
-// up brings the demo up, or finds it up: then the node's agent is replaced by the program as it is
-// now, and the containers go on.
+// up brings the demo up, or finds it up: then the agents are replaced by the program as it is now,
+// and the containers go on.
 func (d *demo) up(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("containers need root: sudo make demo")
@@ -52,12 +45,11 @@ func (d *demo) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(d.pidFile()); up && err == nil { // else it did not come as far as its first push
-		step("the demo is up already: only its agent is started anew, on the program as it is now")
-		if err := d.stopAgent(); err != nil {
-			return err
-		}
-	} else {
+	introduction, err := d.introduction(ctx)
+	switch {
+	case up && err == nil && len(s.Nodes) == d.nodes:
+		step("the demo is up already: only its agents are started anew, on the program as it is now")
+	default: // it did not come as far as its first push, or is another
 		step("clearing away what an earlier demo left")
 		if err := d.down(ctx); err != nil {
 			return err
@@ -65,13 +57,16 @@ func (d *demo) up(ctx context.Context) error {
 		if s, err = d.prepare(ctx); err != nil {
 			return err
 		}
+		if introduction, err = d.introduction(ctx); err != nil {
+			return err
+		}
 	}
-	step("starting the node " + nodeName)
-	if err := d.startAgent(ctx, s); err != nil {
+	step(fmt.Sprintf("starting the agents: %d", d.nodes))
+	if err := d.startAgents(ctx, s, introduction); err != nil {
 		return err
 	}
 	step("waiting for the first deployment")
-	if err := d.waitReady(ctx); err != nil {
+	if err := d.waitReady(ctx, s); err != nil {
 		return err
 	}
 	fmt.Print(d.screen(s))
@@ -84,12 +79,7 @@ func (d *demo) prepare(ctx context.Context) (services, error) {
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {
 		return none, err
 	}
-	listen, err := freePort()
-	if err != nil {
-		return none, err
-	}
 	step("starting a Git server and a registry, and building the sample app's image (two versions)")
-	hint := "http://" + listen + "/hint"
 	self, err := os.Executable()
 	if err != nil {
 		return none, err
@@ -99,7 +89,7 @@ func (d *demo) prepare(ctx context.Context) (services, error) {
 	if err := copyFile(self, server); err != nil {
 		return none, err
 	}
-	if _, err := d.detach("services", server, "-dir", d.dir, "-hint", hint, "serve"); err != nil {
+	if _, err := d.detach("services", server, "-dir", d.dir, "-nodes", strconv.Itoa(d.nodes), "serve"); err != nil {
 		return none, err
 	}
 	var s services
@@ -120,9 +110,15 @@ func (d *demo) prepare(ctx context.Context) (services, error) {
 	if err != nil {
 		return none, err
 	}
-	if _, err := run(ctx, "", d.pleach, "init", d.config(), "--cluster", "demo", "--node", nodeName, "--dir", d.agentDir(),
-		"--signing-key", key.File, "--author-name", "Demo", "--author-email", user); err != nil {
-		return none, err
+	sign := []string{"--signing-key", key.File, "--author-name", "Demo", "--author-email", user}
+	for i, m := range s.Nodes {
+		args := []string{"init", d.config(), "--cluster", "demo", "--node", m.Name, "--dir", m.Dir}
+		if i > 0 {
+			args = []string{"node", "add", m.Name, "-C", d.config(), "--address", m.Address, "--dir", m.Dir}
+		}
+		if _, err := run(ctx, "", d.pleach, append(args, sign...)...); err != nil {
+			return none, err
+		}
 	}
 	if err := d.addApp(ctx, s); err != nil {
 		return none, err
@@ -167,32 +163,44 @@ func (d *demo) addApp(ctx context.Context, s services) error {
 	return nil
 }
 
-// startAgent starts the node's agent in the background.
-func (d *demo) startAgent(ctx context.Context, s services) error {
-	introduction, err := run(ctx, d.config(), "git", "rev-list", "--max-parents=0", "HEAD")
-	if err != nil {
-		return err
+// introduction is the first commit of the config repository.
+func (d *demo) introduction(ctx context.Context) (string, error) {
+	id, err := run(ctx, d.config(), "git", "rev-list", "--max-parents=0", "HEAD")
+	return strings.TrimSpace(id), err
+}
+
+// startAgents starts the agents, or starts them anew.
+func (d *demo) startAgents(ctx context.Context, s services, introduction string) error {
+	if len(s.Nodes) == 1 {
+		return d.startHost(s, introduction)
 	}
-	listen := strings.TrimSuffix(strings.TrimPrefix(s.Hint, "http://"), "/hint")
-	pid, err := d.detach("agent", d.pleach, "agent", "--dir", d.agentDir(), "--node", nodeName,
-		"--remote", s.Remote, "--branch", "main", "--introduction", strings.TrimSpace(introduction), "--listen", listen,
-		"--pod-log-dir", d.logs(), "--cgroup-root", cgroupRoot, "--bridge", bridge)
-	if err != nil {
-		return err
+	orders := startOrders{Program: d.pleach, Introduction: introduction, PodCIDRs: map[string]netip.Prefix{}}
+	for _, m := range s.Nodes {
+		var enrolled corev1.Node
+		data, err := os.ReadFile(filepath.Join(d.config(), "nodes", m.Name+".yaml"))
+		if err == nil {
+			err = yaml.Unmarshal(data, &enrolled)
+		}
+		if err != nil {
+			return err
+		}
+		if orders.PodCIDRs[m.Name], err = netip.ParsePrefix(enrolled.Spec.PodCIDR); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(d.pidFile(), []byte(strconv.Itoa(pid)), 0o644)
+	return d.order(ctx, "start", orders)
 }
 
 // waitReady shows what the workloads wait for until all are complete.
-func (d *demo) waitReady(ctx context.Context) error {
-	client := api.NewClient(filepath.Join(d.agentDir(), api.SocketName))
+func (d *demo) waitReady(ctx context.Context, s services) error {
+	client := api.NewClient(filepath.Join(s.Nodes[0].Dir, api.SocketName))
 	last := ""
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	return lab.Poll(ctx, func(ctx context.Context) error {
 		status, err := client.Status(ctx)
 		if err != nil {
-			return fmt.Errorf("the agent does not answer yet; %s says why: %w", filepath.Join(d.dir, "agent.log"), err)
+			return fmt.Errorf("the agent does not answer yet; %s says why: %w", s.Nodes[0].Log, err)
 		}
 		switch {
 		case len(status.Workloads) > 0:
@@ -220,14 +228,8 @@ func progress(w *reconcile.WorkloadStatus) string {
 
 // down takes everything away again.
 func (d *demo) down(ctx context.Context) error {
-	if err := d.stopAgent(); err != nil {
+	if err := d.resetHost(ctx); err != nil {
 		return err
-	}
-	if _, err := os.Stat(d.agentDir()); err == nil {
-		if _, err := run(ctx, "", d.pleach, "reset", "--yes", "--dir", d.agentDir(),
-			"--pod-log-dir", d.logs(), "--cgroup-root", cgroupRoot, "--bridge", bridge); err != nil {
-			return err
-		}
 	}
 	s, up, err := d.services()
 	if err != nil {
@@ -239,24 +241,6 @@ func (d *demo) down(ctx context.Context) error {
 		}
 	}
 	return os.RemoveAll(d.dir)
-}
-
-func (d *demo) stopAgent() error {
-	data, err := os.ReadFile(d.pidFile())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
-	if err != nil {
-		return fmt.Errorf("%s: %w", d.pidFile(), err)
-	}
-	if err := d.end(pid); err != nil {
-		return err
-	}
-	return os.Remove(d.pidFile())
 }
 
 // detach starts a process that outlives this one. Its output goes to <name>.log.
@@ -308,15 +292,6 @@ func run(ctx context.Context, dir, program string, args ...string) (string, erro
 		return "", fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, complaint.Bytes())
 	}
 	return out.String(), nil
-}
-
-// freePort returns a loopback address that nobody listens on.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
 
 func copyFile(from, to string) error {

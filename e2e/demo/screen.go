@@ -24,9 +24,9 @@ func (d *demo) suggestions(s services) []suggestion {
 	edit := func(from, to string) command {
 		return command{line: fmt.Sprintf("sed -i 's|%s|%s|' %s", from, to, app)}
 	}
-	return []suggestion{
+	all := []suggestion{
 		{"Look", []command{
-			{line: fmt.Sprintf("export PLEACH_DIR=%s PATH=%s:$PATH", d.agentDir(), filepath.Dir(d.pleach))},
+			{line: fmt.Sprintf("export PLEACH_DIR=%s %s=%s PATH=%s:%s:$PATH", s.Nodes[0].Dir, dirVariable, d.dir, filepath.Dir(d.pleach), d.dir)},
 			{line: "pleach status"},
 			{line: "pleach get deploy,pods -A -o wide"},
 			{line: "pleach logs deploy/podinfo"},
@@ -59,22 +59,42 @@ func (d *demo) suggestions(s services) []suggestion {
 			{line: "git fetch origin pleach/status && git show FETCH_HEAD:README.md"},
 			{line: "git log --show-signature -1 FETCH_HEAD", remark: "signed with the node's key"},
 		}},
-		{"Crash", []command{
-			{line: "POD=$(pleach get pods -o jsonpath='{.items[0].status.podIP}')"},
+	}
+	if len(s.Nodes) == 1 {
+		return append(all, suggestion{"Crash", []command{
+			podAddress,
 			{line: fmt.Sprintf("kill -9 $(cat %s)", d.pidFile())},
 			{line: "curl -s http://$POD:9898/version", remark: "no container notices"},
-		}},
+		}})
 	}
+	last, other := s.Nodes[len(s.Nodes)-1].Name, s.Nodes[1].Name
+	return append(all, suggestion{"Crash", []command{
+		podAddress,
+		{line: "demo crash " + s.Nodes[0].Name, remark: "kill -9 of its agent, which is started again soon"},
+		{line: "curl -s http://$POD:9898/version", remark: "no container notices"},
+	}}, suggestion{"Kill", []command{
+		{line: "demo off " + last, remark: "pulls the plug of a machine"},
+		{line: "timeout 25 pleach status -w", remark: "its pods start on the others, nothing else moves"},
+		{line: "demo on " + last},
+	}}, suggestion{"Cut off", []command{
+		{line: "demo cut " + other, remark: "no network: its pods run on, the others replace them"},
+		{line: "timeout 25 pleach status -w"},
+		{line: "demo heal"},
+		{line: "timeout 25 pleach status -w", remark: "each slot runs once again"},
+		{line: "pleach get pods -o wide"},
+	}})
 }
+
+var podAddress = command{line: "POD=$(pleach get pods -o jsonpath='{.items[0].status.podIP}')"}
 
 // screen says what is there and what to try next.
 func (d *demo) screen(s services) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `
-  Pleach runs: a node, a Git server and a registry on this machine; podinfo's three replicas are ready.
+  Pleach runs: %s, a Git server and a registry on this machine; podinfo's three replicas are ready.
   The repository's commits are signed with a key that was made for the demo. A push deploys. Try, in this order:
 
-`)
+`, nodesOf(s))
 	for _, group := range d.suggestions(s) {
 		for i, c := range group.commands {
 			title := ""
@@ -89,8 +109,15 @@ func (d *demo) screen(s services) string {
 		}
 	}
 	b.WriteString(`
-  Again    make demo          here: starts the agent again, on the program as it is now
+  Again    make demo          here: starts the agents again, on the program as it is now
   Away     make demo-down     here: leaves nothing behind
 `)
 	return b.String()
+}
+
+func nodesOf(s services) string {
+	if len(s.Nodes) == 1 {
+		return "a node"
+	}
+	return fmt.Sprintf("%d nodes, each a machine of its own by namespaces and control groups", len(s.Nodes))
 }
