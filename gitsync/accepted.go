@@ -41,6 +41,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/pleachdev/pleach/gitsync/manifest"
+	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/reconcile"
 )
@@ -55,8 +56,10 @@ type Accepted struct {
 	Cluster v1alpha1.Cluster
 	// ClusterCommit is the accepted commit of pleach.yaml, trust, nodes and policies together.
 	ClusterCommit reconcile.Commit
-	Nodes         []*corev1.Node // sorted by name
-	Apps          []App          // sorted by name
+	// Signers are those of trust/allowed_signers; nil in tests alone.
+	Signers *trust.AllowedSigners
+	Nodes   []*corev1.Node // sorted by name
+	Apps    []App          // sorted by name
 	// Refusals lists what is standing against the head: commits, or apps of commits, that were
 	// refused since the app's accepted version. Sorted by level, then app. Empty when all is well.
 	Refusals []Refusal
@@ -125,7 +128,11 @@ type Remote struct {
 	LastTry time.Time
 	LastOK  time.Time
 	Err     string // of the last try; "" when it went well
-	// Alarm is a standing finding about the branch itself: rewound, forked, vanished, emptied. "" when
-	// there is none. It stays while the remote is out of reach.
+	// PeersSince is since when this node follows its peers, because the remote does not answer; zero
+	// while it does, and while no peer has had anything newer.
+	PeersSince time.Time
+	// Alarm is a standing finding about the branch itself: rewound, forked, vanished, emptied, older than
+	// what peers have verified, or another than theirs. "" when there is none. It stays while the remote
+	// is out of reach.
 	Alarm string
 }

@@ -14,6 +14,7 @@ func (p *position) accepted() *Accepted {
 		Head:          p.trusted,
 		Cluster:       p.cluster.spec,
 		ClusterCommit: p.cluster.commit,
+		Signers:       p.cluster.signers,
 		Nodes:         p.cluster.nodes,
 		Refusals:      slices.Concat(p.refused, p.cluster.refusals),
 	}

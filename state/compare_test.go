@@ -7,11 +7,13 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/statusbranch"
+	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -19,7 +21,7 @@ import (
 // has exported fields alone, or a comparison of its own.
 func TestEverythingCanBeCompared(t *testing.T) {
 	seen := map[reflect.Type]bool{}
-	for _, own := range []any{time.Time{}, resource.Quantity{}, metav1.Time{}, metav1.MicroTime{}} {
+	for _, own := range []any{time.Time{}, resource.Quantity{}, metav1.Time{}, metav1.MicroTime{}, &trust.AllowedSigners{}} {
 		seen[reflect.TypeOf(own)] = true
 	}
 	var walk func(reflect.Type, string)
@@ -50,6 +52,7 @@ func TestEverythingCanBeCompared(t *testing.T) {
 		gitsync.Remote{},
 		statusbranch.Status{},
 		reconcile.Document{},
+		Member{},
 		reconcile.WorkloadStatus{},
 		reconcile.SlotDecision{},
 		corev1.Pod{},
@@ -57,6 +60,10 @@ func TestEverythingCanBeCompared(t *testing.T) {
 		appsv1.Deployment{},
 		appsv1.ReplicaSet{},
 		appsv1.DaemonSet{},
+		rbacv1.Role{},
+		rbacv1.ClusterRole{},
+		rbacv1.RoleBinding{},
+		rbacv1.ClusterRoleBinding{},
 		corev1.ConfigMap{},
 		corev1.Secret{},
 		corev1.Namespace{},

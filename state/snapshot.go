@@ -41,6 +41,12 @@ func (s Snapshot) Document(node string) *reconcile.Document {
 	return first[reconcile.Document](s.txn, Documents, "id", node)
 }
 
+// Members returns what is held of the other nodes, sorted by node; nothing on a node that is alone.
+func (s Snapshot) Members() []*Member { return list[Member](s.txn, Members, "id") }
+
+// Member returns what is held of one other node, or nil.
+func (s Snapshot) Member(node string) *Member { return first[Member](s.txn, Members, "id", node) }
+
 // Pods returns this node's pods, sorted by namespace and name.
 func (s Snapshot) Pods() []*corev1.Pod { return list[corev1.Pod](s.txn, Pods, byName) }
 

@@ -10,6 +10,7 @@ package state
 import (
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-memdb"
 	corev1 "k8s.io/api/core/v1"
@@ -33,7 +34,27 @@ const (
 	Decisions    Table = "decisions"
 	Events       Table = "events"
 	StatusBranch Table = "statusBranch"
+	Members      Table = "members"
 )
+
+// Standing is how this node holds another.
+type Standing string
+
+// The standings of a member.
+const (
+	Alive  Standing = "Alive"
+	Failed Standing = "Failed" // membership lost it; whether it is gone is being found out
+	Gone   Standing = "Gone"   // held for dead: its pods are started elsewhere
+)
+
+// Member is what this node holds of another node of the flock.
+type Member struct {
+	Node     string
+	Standing Standing
+	Since    time.Time // of the standing
+	Reason   string    // one sentence for people: who agreed, or what is in the way; "" when alive
+	Heard    time.Time // when the newest document of it came; zero when that was before this agent started
+}
 
 // Store is the whole of it. Its methods may be called from any goroutine.
 type Store struct {
@@ -68,6 +89,10 @@ func (s *Store) SetDocument(d *reconcile.Document) { put(s, documentTable, d) }
 
 // DeleteDocument forgets a node's document.
 func (s *Store) DeleteDocument(node string) { remove(s, documentTable, node) }
+
+// SetMembers replaces what is held of the other nodes. Nodes that are not in it were not heard of by
+// this agent.
+func (s *Store) SetMembers(m []Member) { replace(s, memberTable, pointers(m)) }
 
 // SetPods replaces the pods of this node: those that are not in pods are forgotten.
 func (s *Store) SetPods(pods []*corev1.Pod) { replace(s, podTable, pods) }

@@ -118,6 +118,7 @@ func TestOnlyChangesWake(t *testing.T) {
 		{"first pod of many", func() { s.SetPods([]*corev1.Pod{pod("a", "x", "Failed"), pod("a", "y", "Pending")}) }, []Table{Pods}, true},
 		{"pod gone", func() { s.SetPods(nil) }, []Table{Pods}, true},
 		{"first row of an empty table", func() { s.SetDecisions([]reconcile.SlotDecision{{Owner: "w"}}) }, []Table{Decisions}, true},
+		{"a member is gone", func() { s.SetMembers([]Member{{Node: "n2", Standing: Gone}}) }, []Table{Members}, true},
 		{"event", func() { s.Record(Happening{Reason: "r", At: now}) }, []Table{Events}, true},
 		{"workloads gone", func() { s.SetWorkloads(nil) }, []Table{Workloads}, true},
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/statusbranch"
+	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -33,7 +34,8 @@ var (
 		return joined(d.Namespace, d.Kind, d.Owner, string(d.Slot.Workload),
 			fmt.Sprintf("%010d", d.Slot.Ordinal), d.Slot.Node)
 	}}
-	eventTable = table[eventRow]{Events, func(e *eventRow) string { return e.key }}
+	memberTable = table[Member]{Members, func(m *Member) string { return m.Node }}
+	eventTable  = table[eventRow]{Events, func(e *eventRow) string { return e.key }}
 )
 
 // Secondary indexes.
@@ -49,6 +51,7 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 	string(Documents):    documentTable.schema(),
 	string(Pods): podTable.schema(&memdb.IndexSchema{Name: byName, Indexer: indexer[corev1.Pod](
 		func(p *corev1.Pod) string { return joined(p.Namespace, p.Name) })}),
+	string(Members):   memberTable.schema(),
 	string(Workloads): workloadTable.schema(),
 	string(Decisions): decisionTable.schema(),
 	string(Events): eventTable.schema(&memdb.IndexSchema{Name: bySeq, Unique: true, Indexer: indexer[eventRow](
@@ -84,7 +87,9 @@ func (f indexer[T]) FromArgs(args ...any) ([]byte, error) {
 // instants whatever their location.
 var same = func() func(a, b any) bool {
 	e := equality.Semantic.Copy()
-	if err := e.AddFunc(func(a, b time.Time) bool { return a.Equal(b) }); err != nil {
+	times := func(a, b time.Time) bool { return a.Equal(b) }
+	signers := func(a, b *trust.AllowedSigners) bool { return a.Equal(b) }
+	if err := e.AddFuncs(times, signers); err != nil {
 		panic(err)
 	}
 	return e.DeepEqual

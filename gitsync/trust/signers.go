@@ -1,9 +1,11 @@
 package trust
 
 import (
+	"bytes"
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -99,6 +101,17 @@ func (a *AllowedSigners) WithNodes(nodes map[string][]ssh.PublicKey) *AllowedSig
 		}
 	}
 	return b
+}
+
+// Equal reports whether a and b let the same people and nodes sign, in lines in the same order.
+func (a *AllowedSigners) Equal(b *AllowedSigners) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return maps.Equal(a.nodes, b.nodes) && slices.EqualFunc(a.signers, b.signers, func(x, y Signer) bool {
+		return bytes.Equal(x.Key.Marshal(), y.Key.Marshal()) && slices.Equal(x.Principals, y.Principals) &&
+			(x.Namespaces == nil) == (y.Namespaces == nil) && slices.Equal(x.Namespaces, y.Namespaces)
+	})
 }
 
 // AnyPerson reports whether somebody who is no node may sign for git.
