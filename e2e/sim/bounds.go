@@ -42,7 +42,8 @@ func (j *judge) bounds(x *Record) *Violation {
 }
 
 // surging lists slots in which a live pod was started beside a live one of another revision. What a node
-// brings back that was held for gone is no surge: the rule of duplicates ends it.
+// brings back that was held for gone is no surge: the rule of duplicates ends it. And until others hear
+// it they cannot count it.
 func (j *judge) surging(uid types.UID, head *Committed) (out []string) {
 	type place struct {
 		slot  reconcile.Slot
@@ -57,7 +58,11 @@ func (j *judge) surging(uid types.UID, head *Committed) (out []string) {
 		}
 	}
 	for at, m := range pods {
-		if o, ok := pods[place{at.slot, at.epoch - 1}]; ok && o.Revision != m.Revision && m.Cause == m.Commit.ID {
+		o, ok := pods[place{at.slot, at.epoch - 1}]
+		if back, was := j.back[o.Node]; was && j.now-back < heardWithin {
+			continue
+		}
+		if ok && o.Revision != m.Revision && m.Cause == m.Commit.ID {
 			out = append(out, slotName(m))
 		}
 	}

@@ -43,6 +43,7 @@ type judge struct {
 	docs     map[string]*reconcile.Document // of nodes that are on
 	before   map[string]*reconcile.Document // the last of every node
 	off      map[string]time.Duration       // when nodes that are off were switched off
+	back     map[string]time.Duration       // when nodes that were off spoke again
 	releases map[releaseKey][]release       // who asked for the end of a pod, in the order of time
 	seen     map[types.UID]reconcile.Instance
 	left     map[types.UID]bool
@@ -80,7 +81,7 @@ func newJudge(r *Recording) *judge {
 	j := &judge{
 		r: r, docs: map[string]*reconcile.Document{}, before: map[string]*reconcile.Document{}, releases: map[releaseKey][]release{},
 		seen: map[types.UID]reconcile.Instance{}, left: map[types.UID]bool{}, ready: map[types.UID]time.Duration{}, since: map[types.UID]time.Duration{},
-		rolling: map[reconcile.Slot]string{}, off: map[string]time.Duration{}, removed: map[types.UID]int64{},
+		rolling: map[reconcile.Slot]string{}, off: map[string]time.Duration{}, back: map[string]time.Duration{}, removed: map[types.UID]int64{},
 	}
 	for i := range r.Records {
 		for _, x := range r.Records[i].Document.Releases {
@@ -176,7 +177,10 @@ func (j *judge) put(x *Record) {
 		delete(j.rolling, m.Slot)
 	}
 	j.docs[d.Node], j.before[d.Node] = d, d
-	delete(j.off, d.Node)
+	if _, was := j.off[d.Node]; was {
+		j.back[d.Node] = x.At
+		delete(j.off, d.Node)
+	}
 }
 
 func (j *judge) fail(x *Record, m reconcile.Instance, rule, format string, args ...any) *Violation {

@@ -206,6 +206,9 @@ func (n *node) judge(e gate.Event) {
 		return
 	}
 	t := max(n.watch.when(wake), n.w.clock.now+time.Millisecond)
+	if n.w.network.late[n.index] > 0 {
+		t += upTo(n.w.network.r, 3*time.Second)
+	}
 	if n.judged == 0 || t < n.judged {
 		n.judged = t
 		n.inAgent(t-n.w.clock.now, func() {

@@ -28,7 +28,8 @@ type flock struct {
 	gone    map[[2]string]time.Time // when one held another for gone, the last time
 	off     map[[2]string]bool      // endpoints
 	due     []message
-	lost    bool // calls to nodes whose agent is down get no answer
+	lag     time.Duration // of ticks
+	lost    bool          // calls to nodes whose agent is down get no answer
 }
 
 type message struct {
@@ -141,7 +142,7 @@ func (f *flock) run(d time.Duration) {
 					f.detect(a, b)
 				}
 			}
-			if wake := f.gates[a].Wake(); !wake.IsZero() && !wake.After(f.now) {
+			if wake := f.gates[a].Wake(); !wake.IsZero() && !wake.Add(f.lag).After(f.now) {
 				f.tell(a, Tick{})
 			}
 		}

@@ -46,7 +46,10 @@ const (
 	// missesAfterSign checks in a row must have no answer where the host has answered anybody since it came
 	// in doubt: where messages are lost, one check says little.
 	missesAfterSign = 3
-	maxFlaps        = 6 // no hold-down is longer than HoldDown << maxFlaps
+	// lateBy is how late Step must be called to find out that this node itself gets too little processor
+	// to judge others: it would take its own slowness for their silence.
+	lateBy   = time.Second
+	maxFlaps = 6 // no hold-down is longer than HoldDown << maxFlaps
 )
 
 // Answer is what a direct call to a node's agent came to.
@@ -70,7 +73,8 @@ const (
 // Witnessed and Release. Names of nodes that are not enrolled are passed over.
 type Event interface{ event() }
 
-// Tick says that time has passed; see [State.Wake].
+// Tick says that time has passed. It is to come when [State.Wake] says so: a node that finds itself a second
+// late holds nobody for gone.
 type Tick struct{}
 
 // Members is membership's word: which nodes joined or came back, and which failed or left. Nodes that are

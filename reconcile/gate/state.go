@@ -19,6 +19,7 @@ type State struct {
 	storm   bool
 	changed time.Time // when a member last vanished or came back
 	wake    time.Time // zero: nothing is due
+	late    time.Time // when Step was last called long after it had asked to be
 }
 
 // peer is a node that is not plainly alive.

@@ -8,6 +8,9 @@ import (
 // Step takes one event. It takes s over and returns the next state and what is to be done, in order.
 func Step(s State, e Event, now time.Time) (State, []Effect) {
 	t := step{State: &s, now: now}
+	if !s.wake.IsZero() && now.Sub(s.wake) > lateBy {
+		s.late = now
+	}
 	switch e := e.(type) {
 	case Tick:
 	case Members:

@@ -124,7 +124,7 @@ func (s State) Frozen(now time.Time) string {
 type rule func(t *step, p *peer, at time.Time) bool
 
 // rules must all say yes.
-var rules = []rule{calm, heldDown, notPlanned, unanswered, notRefused, majority}
+var rules = []rule{awake, calm, heldDown, notPlanned, unanswered, notRefused, majority}
 
 func (t *step) all(p *peer, at time.Time) bool {
 	return !slices.ContainsFunc(rules, func(r rule) bool { return !r(t, p, at) })
@@ -146,6 +146,11 @@ func (t *step) doubt(name string, p *peer) {
 	p.gone, p.testimony, p.next = true, nil, time.Time{}
 	said := strings.Join(append([]string{t.self}, agree...), ", ")
 	t.do(Gone{name, fmt.Sprintf("failed since %s, and does not answer %s", p.failed.UTC().Format(time.TimeOnly), said)})
+}
+
+// awake: this node was not late itself, as one is that starves (Lifeguard's local health, Dadgar et al. 2017).
+func awake(t *step, _ *peer, _ time.Time) bool {
+	return t.late.IsZero() || t.now.Sub(t.late) >= sightFor
 }
 
 // calm: not while too many nodes vanish at once.
