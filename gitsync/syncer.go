@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,9 @@ type Config struct {
 	Introduction string
 	// Judge says which signer may change what; [KnownSigners] when nil.
 	Judge Judge
+	// StaleAfter is how long the remote may show an older head than a peer has verified before that is
+	// reported; [DefaultStaleAfter] when 0.
+	StaleAfter time.Duration
 }
 
 // Syncer follows the branch of the config repository. All methods may be called by several
@@ -44,7 +48,14 @@ type Syncer struct {
 
 	mu       sync.Mutex // guards the fields below
 	accepted *Accepted
-	remote   Remote
+	changed  chan struct{} // closed when another head is accepted
+	remote   Remote        // without the alarms
+	// branchAlarm is of the last look at the remote, flockAlarm of the last comparison with peers.
+	branchAlarm, flockAlarm string
+	failing                 time.Time       // when the remote was first out of reach; zero while it answers
+	fromPeer                source          // zero when the remote has shown the accepted head
+	forks                   map[string]bool // heads that do not contain the accepted one, nor it them
+	agreeing                []string        // nodes that have verified the accepted head
 }
 
 // Open makes a Syncer and loads what was accepted before, without the network. A state file that
@@ -58,7 +69,10 @@ func Open(ctx context.Context, cfg Config) (*Syncer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Syncer{cfg: cfg, store: store, remote: Remote{URL: cfg.Remote.String(), Branch: cfg.Branch}}
+	s := &Syncer{
+		cfg: cfg, store: store, remote: Remote{URL: cfg.Remote.String(), Branch: cfg.Branch},
+		changed: make(chan struct{}), forks: map[string]bool{},
+	}
 	if err := s.restore(ctx); err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
@@ -83,7 +97,9 @@ func (s *Syncer) Accepted() *Accepted {
 func (s *Syncer) Remote() Remote {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.remote
+	r := s.remote
+	r.Alarm = strings.Trim(s.branchAlarm+"; "+s.flockAlarm, "; ")
+	return r
 }
 
 // Sync asks the remote where the branch is, fetches and judges what is new, and returns what is
@@ -99,18 +115,13 @@ func (s *Syncer) Sync(ctx context.Context) (*Accepted, error) {
 	alarm, err := s.sync(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.remote.LastTry = started
-	if err != nil {
-		s.remote.Err = err.Error()
-		return s.accepted, err
-	}
-	s.remote.LastOK, s.remote.Err, s.remote.Alarm = started, "", alarm
-	return s.accepted, nil
+	s.seen(started, alarm, err)
+	return s.accepted, err
 }
 
 // sync returns what is wrong with the branch itself.
 func (s *Syncer) sync(ctx context.Context) (alarm string, err error) {
-	ref := "refs/heads/" + s.cfg.Branch
+	ref := s.ref()
 	refs, err := s.store.Refs(ctx, s.cfg.Remote, ref)
 	if err != nil {
 		return "", err
@@ -164,6 +175,9 @@ func (s *Syncer) follow(ctx context.Context, head string) (alarm string, err err
 		}
 		s.publish(w)
 	}
+	s.mu.Lock()
+	s.fromPeer = source{} // the remote has it, too
+	s.mu.Unlock()
 	return s.emptyHead(head)
 }
 
@@ -179,6 +193,8 @@ func (s *Syncer) publish(w walked) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.accepted = a
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 // advance walks from the trusted commit to head.
@@ -284,6 +300,9 @@ func (s *Syncer) notFollowed(head string) (string, error) {
 		return "", err
 	}
 	if older {
+		if alarm, ok := s.behind(head); ok {
+			return alarm, nil
+		}
 		return fmt.Sprintf("branch %q was set back to %.12s, which is older than the accepted commit %.12s; "+
 			"what was accepted stays in force: to go back, revert by a new commit on top of it",
 			s.cfg.Branch, head, s.base.id), nil
