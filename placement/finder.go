@@ -200,13 +200,14 @@ func (p *Planner) lightest(s *place, n int) {
 	first(s.ranked[:], s.ranked[best])
 }
 
-// share is the node's dominant share in steps once need is placed there.
+// share is the node's dominant share in steps once need is placed there. What is held does not count: it
+// goes, sooner on one node's plan than on another's, and both are to choose the same.
 func (p *Planner) share(n int32, need []int64) int64 {
 	at := int(n) * len(need)
 	var top int64
 	for r, v := range need {
 		if alloc := p.alloc[at+r]; alloc > 0 && (r < extended || v > 0) {
-			top = max(top, (alloc-p.free[at+r]+v)*shareSteps/alloc)
+			top = max(top, (alloc-p.free[at+r]-p.lent[at+r]+v)*shareSteps/alloc)
 		}
 	}
 	return top

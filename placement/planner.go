@@ -30,6 +30,7 @@ type Planner struct {
 	names      []corev1.ResourceName
 	alloc      []int64 // node × resource
 	free       []int64 // node × resource
+	lent       []int64 // node × resource, of free: to what is held
 	total      []int64
 	ports      [][]HostPort // in use, per node
 	on         [][]int32    // slots per node, in no order
@@ -132,6 +133,7 @@ func NewPlanner(in Input) *Planner {
 		}
 	}
 	p.free = slices.Clone(p.alloc)
+	p.lent = make([]int64, len(p.alloc))
 	for i := range in.Slots {
 		p.addSlot(in.Slots[i])
 	}
@@ -276,6 +278,9 @@ func (p *Planner) hold(list []Held) {
 
 func (p *Planner) occupy(h *holding, sign int32) {
 	p.take(h.node, h.need, int64(sign))
+	for r, need := range h.need {
+		p.lent[int(h.node)*len(h.need)+r] += int64(sign) * need
+	}
 	p.tally(h.kind, h.node, sign, h.Leaving)
 }
 
