@@ -119,10 +119,6 @@ func (f *Flock) Run(want Wanted) Course {
 			f.members[n.Name] = newMember(reconcile.Document{Node: n.Name, Boot: 1, Allocatable: n.Status.Allocatable})
 		}
 	}
-	for _, m := range f.members {
-		m.document.Accepted = want.Accepted
-		m.document.Seq++
-	}
 	c := Course{Settled: true}
 	names := f.names()
 	if len(names) == 0 {
@@ -137,24 +133,24 @@ func (f *Flock) Run(want Wanted) Course {
 		f.round++
 		f.now = f.now.Add(tick)
 		view := f.step(first)
-		events := f.carryOut(view)
+		actions := view.Actions
 		for _, name := range f.busy(view) {
 			if name != first {
-				events = append(events, f.carryOut(f.step(name))...)
+				actions = append(actions, f.step(name).Actions...)
 			}
 		}
 		wake := view.Wake
-		if len(events) == 0 && (wake.IsZero() || wake.Sub(f.now) > soon) {
+		if len(actions) == 0 && (wake.IsZero() || wake.Sub(f.now) > soon) {
 			for _, name := range f.suspects(view) {
 				d := f.step(name)
-				events = append(events, f.carryOut(d)...)
+				actions = append(actions, d.Actions...)
 				if !d.Wake.IsZero() && (wake.IsZero() || d.Wake.Before(wake)) {
 					wake = d.Wake
 				}
 			}
 		}
-		f.settle()
-		rank(events, view)
+		f.carryOut(actions)
+		events := f.events(actions, view)
 		for i := range events {
 			events[i].At = f.now.Sub(began)
 		}
@@ -202,35 +198,26 @@ func (f *Flock) step(name string) reconcile.Decision {
 	return d
 }
 
-// carryOut takes a node's actions: what it starts is there for the others, and what it stops is
-// terminating until the round ends.
-func (f *Flock) carryOut(d reconcile.Decision) (events []Event) {
-	for _, a := range d.Actions {
-		events = append(events, Event{Round: f.round, Action: a})
+// carryOut takes the actions of a round. In its end what was started is ready, what was stopped is gone, and
+// everybody has heard it: also which commits the others have accepted, so that what opens a slot is
+// claimed before the first pod is stopped for the commit.
+func (f *Flock) carryOut(actions []reconcile.Action) {
+	stopped := map[types.UID]bool{}
+	for _, a := range actions {
 		m := f.members[a.Instance.Node]
-		if a.Kind == reconcile.Start {
-			m.document.Instances = append(m.document.Instances, a.Instance)
-			m.pods[a.Instance.UID] = a.Pod
+		if x := a.Instance; a.Kind == reconcile.Stop {
+			stopped[x.UID] = true
+			delete(m.pods, x.UID)
+			m.document.Releases = append(m.document.Releases, reconcile.Release{Slot: x.Slot, Revision: x.Revision, Epoch: x.Epoch, By: a.By, At: f.now})
 			continue
 		}
-		i := slices.IndexFunc(m.document.Instances, func(x reconcile.Instance) bool { return x.UID == a.Instance.UID })
-		x := &m.document.Instances[i]
-		x.Terminating, x.Ready = true, false
-		m.document.Releases = append(m.document.Releases, reconcile.Release{Slot: x.Slot, Revision: x.Revision, Epoch: x.Epoch, By: a.By, At: f.now})
+		m.document.Instances = append(m.document.Instances, a.Instance)
+		m.pods[a.Instance.UID] = a.Pod
 	}
-	return events
-}
-
-// settle makes what was started ready, and removes what was stopped.
-func (f *Flock) settle() {
 	for _, m := range f.members {
 		d := &m.document
-		d.Instances = slices.DeleteFunc(d.Instances, func(x reconcile.Instance) bool {
-			if x.Terminating {
-				delete(m.pods, x.UID)
-			}
-			return x.Terminating
-		})
+		d.Accepted = f.want.Accepted
+		d.Instances = slices.DeleteFunc(d.Instances, func(x reconcile.Instance) bool { return stopped[x.UID] || x.Terminating })
 		for i := range d.Instances {
 			if x := &d.Instances[i]; !x.Ready && x.Phase != corev1.PodFailed && x.Phase != corev1.PodSucceeded {
 				x.Phase, x.Ready, x.ReadySince, x.Reason, x.Message = corev1.PodRunning, true, f.now, "", ""
@@ -288,18 +275,21 @@ func (f *Flock) busy(view reconcile.Decision) []string {
 	return slices.Sorted(maps.Keys(busy))
 }
 
-// rank adds the candidates to what is started.
-func rank(events []Event, view reconcile.Decision) {
-	if len(events) == 0 {
-		return
+// events tells of actions, with the candidates that the view names.
+func (f *Flock) events(actions []reconcile.Action, view reconcile.Decision) []Event {
+	if len(actions) == 0 {
+		return nil
 	}
 	candidates := make(map[reconcile.Slot][]string, len(view.Slots))
 	for _, s := range view.Slots {
 		candidates[s.Slot] = s.Candidates
 	}
-	for i := range events {
-		if events[i].Kind == reconcile.Start {
-			events[i].Candidates = candidates[events[i].Instance.Slot]
+	events := make([]Event, len(actions))
+	for i, a := range actions {
+		events[i] = Event{Round: f.round, Action: a}
+		if a.Kind == reconcile.Start {
+			events[i].Candidates = candidates[a.Instance.Slot]
 		}
 	}
+	return events
 }
