@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,6 +47,7 @@ func Run(ctx context.Context, cfg Config) error {
 // node is one running agent.
 type node struct {
 	Config
+	reach
 	lock    io.Closer
 	boot    int64
 	machine *machine.Machine
@@ -60,6 +62,7 @@ type node struct {
 	gather                     prometheus.Gatherer
 	hints                      chan struct{} // buffered by one
 	ready                      readiness
+	flock                      *flock
 }
 
 // open reads what is on disk. It starts nothing.
@@ -83,6 +86,9 @@ func (n *node) read(ctx context.Context) (err error) {
 		return err
 	}
 	if n.machine, err = machine.Read(n.Dir, n.CgroupRoot); err != nil {
+		return err
+	}
+	if n.reach, err = reachOf(n.Config, n.machine.Addresses); err != nil {
 		return err
 	}
 	if n.signer, err = trust.LoadOrCreateKey(filepath.Join(n.Dir, "keys", "node.key"), n.Node); err != nil {
@@ -109,7 +115,8 @@ func (n *node) read(ctx context.Context) (err error) {
 	n.runtime = &containerd.Supervisor{Dir: n.Dir, External: n.Containerd, Log: n.Log.With("part", "containerd")}
 	n.ready.runtime = n.runtime.Err
 	n.ready.await("the agent is starting")
-	return nil
+	n.flock = newFlock(n)
+	return n.flock.measure(registry)
 }
 
 // close gives up what open took, in the reverse order.
@@ -171,6 +178,7 @@ func (n *node) run(ctx context.Context) error {
 	})
 	group.Go(func() error { return n.runtime.Run(ctx) })
 	group.Go(func() error { return n.follower().run(ctx) })
+	group.Go(func() error { return n.flock.run(ctx) })
 	group.Go(func() error { return n.runPods(ctx, streams) })
 	group.Go(func() error { return n.trim(ctx) })
 	n.Log.Info("agent started", "node", n.Node, "boot", n.boot, "version", n.Version, "remote", n.remote.String(), "branch", n.Branch)
@@ -235,7 +243,7 @@ func (n *node) runPods(ctx context.Context, streams *streams) error {
 		n.Log.Warn("timers and back-offs start again", "err", err)
 	}
 	decider := &decider{
-		node: n.Node, boot: n.boot, self: n.document, pods: manager, store: n.store, publish: writer.set,
+		node: n.Node, flock: n.flock, self: n.document, pods: manager, store: n.store, publish: writer.set,
 		memory: memory, key: n.signer.Ed25519(), metrics: n.metrics, log: n.Log.With("part", "decide"), starting: map[types.UID]time.Time{},
 	}
 	n.ready.await("")
@@ -271,7 +279,14 @@ func (n *node) enrolled(ctx context.Context) (*corev1.Node, error) {
 	}
 }
 
-func (n *node) addresses() []netip.Addr { return n.machine.Addresses }
+// addresses are this node's, the one that others reach it at first.
+func (n *node) addresses() []netip.Addr {
+	out := slices.Clone(n.machine.Addresses)
+	if at := n.advertise.Addr(); at.IsValid() {
+		out = slices.Insert(slices.DeleteFunc(out, func(a netip.Addr) bool { return a == at }), 0, at)
+	}
+	return out
+}
 
 // record keeps an event of a pod.
 func (n *node) record(pod *corev1.Pod, eventType, reason, message string) {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"log/slog"
@@ -22,6 +23,7 @@ import (
 	"github.com/pleachdev/pleach/agent/api"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/state"
 )
@@ -153,7 +155,7 @@ func newDecider(t *testing.T, pods podRuntime) (d *decider, published *map[strin
 	}
 	return &decider{
 		memory: memory, key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)),
-		node: "n1", boot: 1, pods: pods, store: store, metrics: metrics, log: slog.New(slog.DiscardHandler),
+		node: "n1", flock: alone{}, pods: pods, store: store, metrics: metrics, log: slog.New(slog.DiscardHandler),
 		self: func() reconcile.Document {
 			return reconcile.Document{Allocatable: room, Conditions: []corev1.NodeCondition{nodeReady("", "", time.Unix(1, 0))}}
 		},
@@ -200,7 +202,7 @@ func TestPassStartsScalesAndReports(t *testing.T) {
 	pass := func() {
 		t.Helper()
 		now = now.Add(time.Second)
-		if _, err := d.pass(d.store.Snapshot(), now); err != nil {
+		if _, err := d.pass(t.Context(), d.store.Snapshot(), now); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -243,11 +245,11 @@ func TestActionThatFailedIsAskedForAgain(t *testing.T) {
 	d, _ := newDecider(t, pods)
 	d.store.SetAccepted(acceptedWith(2))
 	now := time.Unix(1_800_000_000, 0)
-	if _, err := d.pass(d.store.Snapshot(), now); err == nil || !strings.Contains(err.Error(), "no space") {
+	if _, err := d.pass(t.Context(), d.store.Snapshot(), now); err == nil || !strings.Contains(err.Error(), "no space") {
 		t.Errorf("pass: %v", err)
 	}
 	pods.refuse = nil
-	if _, err := d.pass(d.store.Snapshot(), now.Add(time.Second)); err != nil || len(pods.pods) != 2 {
+	if _, err := d.pass(t.Context(), d.store.Snapshot(), now.Add(time.Second)); err != nil || len(pods.pods) != 2 {
 		t.Errorf("second pass: %v, %d pods", err, len(pods.pods))
 	}
 }
@@ -268,3 +270,11 @@ func TestObserveReadsWhatKubectlShows(t *testing.T) {
 		t.Errorf("%+v", i)
 	}
 }
+
+// alone is the flock of a node that has no other.
+type alone struct{}
+
+func (alone) look(*gitsync.Accepted, time.Time) outlook        { return outlook{} }
+func (alone) publish(context.Context, gossip.Sealed, []string) {}
+func (alone) changed() <-chan struct{}                         { return nil }
+func (alone) bootCounter() int64                               { return 1 }

@@ -35,6 +35,14 @@ func nextBoot(dir string) (int64, error) {
 	return last + 1, nil
 }
 
+// raiseBoot writes down that a life with number to has begun.
+func raiseBoot(dir string, to int64) error {
+	if err := durable.WriteFile(filepath.Join(dir, "boot"), []byte(strconv.FormatInt(to, 10)+"\n")); err != nil {
+		return fmt.Errorf("write the boot counter: %w", err)
+	}
+	return nil
+}
+
 // lock keeps a second agent away from the directory. The lock goes with the process, however it ends.
 func lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)

@@ -34,6 +34,18 @@ type Config struct {
 	// HintSecretFile holds the shared secret that hints are signed with; "" accepts unsigned hints,
 	// which only ever cause a poll.
 	HintSecretFile string
+	// PeerListen is the TCP address at which the other nodes' agents are served; Serf has the next port,
+	// TCP and UDP. Nothing listens while the node is the only one that is enrolled.
+	PeerListen string
+	// Advertise is the address at which the others reach this node, with a port where that is not
+	// PeerListen's; "" for PeerListen's, or else the machine's first.
+	Advertise string
+	// Join lists addresses where other nodes may be found, host or host:port, beside those that the
+	// config repository has.
+	Join []string
+	// GossipKeyFile holds the keys that membership is encrypted with, one a line in base64, the first to
+	// send with; "" derives one from the introduction.
+	GossipKeyFile string
 	// PollInterval is the time between two looks at the remote without a hint.
 	PollInterval time.Duration
 	// PodLogDir is where containers' logs go, as <namespace>_<name>_<uid>/<container>/<n>.log.
@@ -53,6 +65,7 @@ const (
 	DefaultDir          = "/var/lib/pleach"
 	DefaultBranch       = "main"
 	DefaultListen       = "127.0.0.1:7433"
+	DefaultPeerListen   = ":7434"
 	DefaultPollInterval = 5 * time.Second
 	DefaultPodLogDir    = "/var/log/pods"
 	DefaultCgroupRoot   = "/pleach"
@@ -69,6 +82,7 @@ func (c *Config) fill() {
 	set(&c.Dir, DefaultDir)
 	set(&c.Branch, DefaultBranch)
 	set(&c.PodLogDir, DefaultPodLogDir)
+	set(&c.PeerListen, DefaultPeerListen)
 	set(&c.CgroupRoot, DefaultCgroupRoot)
 	set(&c.Bridge, DefaultBridge)
 	if c.PollInterval == 0 {

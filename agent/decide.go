@@ -34,7 +34,7 @@ type podRuntime interface {
 // node should do, does it, and writes down what it sees.
 type decider struct {
 	node    string
-	boot    int64
+	flock   others
 	self    func() reconcile.Document // this node apart from what it runs
 	pods    podRuntime
 	store   *state.Store
@@ -45,10 +45,15 @@ type decider struct {
 	memory   *decisions
 	key      ed25519.PrivateKey // signs the document
 	author   author
+	said     gossip.Sealed           // the last that was published
 	accepted *gitsync.Accepted       // of the last pass
 	since    time.Time               // when accepted was first seen here
 	starting map[types.UID]time.Time // since of the commit that brought each pod, until it is ready
 }
+
+// hearEvery is the time between two passes that others' documents cause; passes that take longer than
+// that keep their own time between them.
+const hearEvery = 20 * time.Millisecond
 
 // retryAfter is the wait after a pass in which something could not be done.
 const retryAfter = time.Second
@@ -66,8 +71,9 @@ func (d *decider) run(ctx context.Context) error {
 		changed := snapshot.Changed(round, state.Accepted, state.Remote)
 
 		now := time.Now()
-		wake, err := d.pass(snapshot, now)
-		d.metrics.Reconciled(time.Since(now), err)
+		wake, err := d.pass(ctx, snapshot, now)
+		took := time.Since(now)
+		d.metrics.Reconciled(took, err)
 		if err != nil {
 			d.log.Warn("pass failed", "err", err, "retryIn", retryAfter)
 			wake = now.Add(retryAfter)
@@ -81,6 +87,10 @@ func (d *decider) run(ctx context.Context) error {
 		case <-timer.C:
 		case <-changed:
 		case <-d.pods.Changed():
+		case <-d.flock.changed():
+			// Documents that come one after the other make one pass; and a node whose passes take long
+			// keeps time for other things.
+			_ = sleep(ctx, max(hearEvery, took))
 		}
 		done()
 		if ctx.Err() != nil {
@@ -90,7 +100,7 @@ func (d *decider) run(ctx context.Context) error {
 }
 
 // pass decides once and returns when it wants to be called again at the latest; zero is never.
-func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error) {
+func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Time) (time.Time, error) {
 	pods := d.pods.Pods()
 	d.store.SetPods(pods)
 	accepted := snapshot.Accepted()
@@ -106,21 +116,36 @@ func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error
 		return time.Time{}, err
 	}
 	d.measure(document.Instances, now)
+	if d.said.Node == "" {
+		// A starting agent says first what runs here, and asks what to do then.
+		if err := d.hand(ctx, document, nil); err != nil {
+			return time.Time{}, err
+		}
+	}
+	seen := d.flock.look(accepted, now)
 	in := reconcile.Input{
-		Self: d.node, Boot: d.boot, Now: now,
+		Self: d.node, Boot: document.Boot, Now: now,
 		Objects: objects(accepted), Apps: apps(accepted), Accepted: document.Accepted,
-		Nodes: nodes(accepted, d.node), Documents: []reconcile.Document{document}, Pods: pods,
+		Nodes: nodesOf(accepted, d.node, seen.states), Documents: append(seen.documents, document), Pods: pods,
 	}
 	next, decision := reconcile.Step(d.memory.State, in)
+	if seen.contested {
+		decision.Actions = slices.DeleteFunc(decision.Actions, func(a reconcile.Action) bool { return a.Kind == reconcile.Start })
+	}
 	d.memory.take(next, decision, now)
 	// On disk before it is done: a slot that is given up is not taken for a lost one after a crash.
 	errs := []error{d.memory.save()}
 	for _, a := range decision.Actions {
 		errs = append(errs, d.apply(a, now))
 	}
+	// The pods that were started are in the document at once: all claims of a pass go out together.
+	if document.Instances, err = instances(d.pods.Pods()); err != nil {
+		return time.Time{}, errors.Join(append(errs, err)...)
+	}
 	if document, err = d.say(document); err != nil {
 		return time.Time{}, errors.Join(append(errs, err)...)
 	}
+	errs = append(errs, d.hand(ctx, document, directTo(decision.Slots)))
 	d.store.SetWorkloads(decision.Workloads)
 	d.store.SetDecisions(decision.Slots)
 	d.store.SetDocument(&document) // last: who sees a head in it sees what was decided for that head
@@ -130,10 +155,7 @@ func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error
 	if err == nil {
 		// Beside the document for people stands the one that its node signed, for nodes that can ask
 		// no other.
-		var sealed gossip.Sealed
-		if sealed, err = gossip.Encode(document, d.key); err == nil {
-			files[path.Join("status", d.node+".cbor")] = sealed.Bytes()
-		}
+		files[path.Join("status", d.node+".cbor")] = d.said.Bytes()
 		d.publish(files)
 	}
 	return decision.Wake, errors.Join(append(errs, err)...)
@@ -142,7 +164,7 @@ func (d *decider) pass(snapshot state.Snapshot, now time.Time) (time.Time, error
 // document says what is known before the pass decides.
 func (d *decider) document(accepted *gitsync.Accepted, pods []*corev1.Pod, now time.Time) (reconcile.Document, error) {
 	next := d.self()
-	next.Node, next.Boot, next.Versions = d.node, d.boot, specVersions
+	next.Node, next.Boot, next.Versions = d.node, d.flock.bootCounter(), specVersions
 	next.Accepted, next.Head = vector(accepted), accepted.Head
 	var err error
 	if next.Instances, err = instances(pods); err != nil {
@@ -156,6 +178,20 @@ func (d *decider) document(accepted *gitsync.Accepted, pods []*corev1.Pod, now t
 func (d *decider) say(next reconcile.Document) (reconcile.Document, error) {
 	next.Releases, next.Declines = slices.Clone(d.memory.Releases), slices.Clone(d.memory.Declines)
 	return d.author.write(next)
+}
+
+// hand signs the document and gives it to the flock, if it is not what was said last.
+func (d *decider) hand(ctx context.Context, document reconcile.Document, direct []string) error {
+	if n := d.said.Version.Number; d.said.Node != "" && int64(n.Boot) == document.Boot && int64(n.Seq) == document.Seq {
+		return nil
+	}
+	sealed, err := gossip.Encode(document, d.key)
+	if err != nil {
+		return err
+	}
+	d.said = sealed
+	d.flock.publish(ctx, sealed, direct)
+	return nil
 }
 
 // measure reports how long each pod took from the sight of its commit to being ready.
@@ -217,12 +253,4 @@ func apps(a *gitsync.Accepted) []string {
 	}
 	slices.Sort(names)
 	return names
-}
-
-func nodes(a *gitsync.Accepted, self string) []reconcile.Node {
-	out := make([]reconcile.Node, 0, len(a.Nodes))
-	for _, n := range a.Nodes {
-		out = append(out, reconcile.Node{Node: n, Stable: n.Name == self})
-	}
-	return out
 }

@@ -100,7 +100,7 @@ func TestDocumentTellsOfReleases(t *testing.T) {
 	pass := func() reconcile.Document {
 		t.Helper()
 		now = now.Add(time.Second)
-		if _, err := d.pass(d.store.Snapshot(), now); err != nil {
+		if _, err := d.pass(t.Context(), d.store.Snapshot(), now); err != nil {
 			t.Fatal(err)
 		}
 		keys := func(string) []ed25519.PublicKey { return []ed25519.PublicKey{d.key.Public().(ed25519.PublicKey)} }

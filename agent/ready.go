@@ -16,6 +16,7 @@ type readiness struct {
 
 	mu    sync.Mutex
 	waits string // what the start waits for; "" when it is done
+	twin  string // another machine has this node's key; "" when not
 	lacks string // as last told; "" when ready
 	since time.Time
 }
@@ -27,11 +28,20 @@ func (r *readiness) await(what string) {
 	r.waits = what
 }
 
+// contest says that another machine has this node's key: the node is ready no more.
+func (r *readiness) contest(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.twin = why
+}
+
 // get returns what the node lacks to run pods, "" for nothing.
 func (r *readiness) get() (lacks string, since time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	lacks = r.waits
+	if lacks = r.waits; lacks == "" {
+		lacks = r.twin
+	}
 	if err := r.runtime(); lacks == "" && err != nil {
 		lacks = err.Error()
 	}
@@ -56,7 +66,7 @@ func (n *node) document() reconcile.Document {
 		reason = "NodeNotReady"
 	}
 	addresses := make([]corev1.NodeAddress, 0, len(n.machine.Addresses)+1)
-	for _, a := range n.machine.Addresses {
+	for _, a := range n.addresses() {
 		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
 	}
 	info := n.machine.Info

@@ -1,0 +1,311 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gossip"
+	"github.com/pleachdev/pleach/gossip/membership"
+	"github.com/pleachdev/pleach/gossip/peer"
+	"github.com/pleachdev/pleach/reconcile/gate"
+	"github.com/pleachdev/pleach/state"
+)
+
+// flock is this node's part among the others: it tells them of itself, hears of them, and knows who is
+// there. One goroutine, drive, takes all steps of gossip and of the gate; everything else hands it events
+// and carries out what it asks for. While the node is the only one that is enrolled, nothing of it is on
+// the network.
+type flock struct {
+	*node
+	book   *book
+	peers  *peer.Network
+	mux    *http.ServeMux // what peers may ask; parts of the agent add theirs before run
+	events chan any       // a gossip.Event, a gate.Event, or a func() for drive to call
+	outbox *outbox
+	bounds limits // of what each peer may send
+
+	number atomic.Int64 // the boot counter
+
+	// Of drive alone.
+	spread   gossip.State
+	watch    gate.State
+	members  *membership.Membership // nil while the node is alone
+	enrolled []string
+	alive    int           // members, without this node
+	left     *gate.Durable // of the agent before; nil when it left nothing
+	keep     keeper
+	waiting  map[question][]chan<- gate.Answer // witnesses' questions that wait for an answer of the gate
+
+	mu   sync.Mutex
+	view view
+	news chan struct{} // buffered by one
+
+	decoded   map[string]*heard // of the decider alone
+	lastKnown [][]byte          // documents that the agent before left; fixed after load
+}
+
+// view is what drive has last found out.
+type view struct {
+	documents []gossip.Sealed // that count, sorted by node, this node's own included
+	enrolled  []string
+	states    map[string]gate.View
+	members   int // that are alive, this node included
+	contested bool
+}
+
+// question is what a witness is asked, and by whom.
+type question struct{ by, about string }
+
+func newFlock(n *node) *flock {
+	f := &flock{
+		node: n, book: newBook(n.Node), mux: http.NewServeMux(), events: make(chan any, 256), bounds: newLimits(),
+		waiting: map[question][]chan<- gate.Answer{}, decoded: map[string]*heard{}, news: make(chan struct{}, 1),
+	}
+	f.number.Store(n.boot)
+	f.peers = peer.New(peer.Config{
+		Node: n.Node, Key: n.signer.Ed25519(), Keys: f.book.Keys, Addresses: f.book.Addresses, Log: n.Log.With("part", "peers"),
+	})
+	f.outbox = newOutbox(f)
+	f.serveGossip()
+	f.load()
+	return f
+}
+
+// run takes part until ctx ends. Nothing is said to the others at the end: this node's pods go on.
+func (f *flock) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	f.outbox.group, f.outbox.ctx = group, ctx
+	joined := make(chan *membership.Membership, 1)
+	group.Go(func() error { return f.follow(ctx, joined) })
+	group.Go(func() error { return f.drive(ctx, joined) })
+	err := group.Wait()
+	f.peers.Close()
+	return err
+}
+
+// follow tells drive of what is accepted, and goes on the network as soon as it has others.
+func (f *flock) follow(ctx context.Context, joined chan<- *membership.Membership) error {
+	group, ctx := errgroup.WithContext(ctx)
+	defer group.Wait() //nolint:errcheck // its only error is that ctx ended, or is returned below
+	var members *membership.Membership
+	var last *gitsync.Accepted
+	for {
+		snapshot := f.store.Snapshot()
+		if a := snapshot.Accepted(); a != nil && a != last {
+			last = a
+			names := f.book.accept(a)
+			f.peers.Refresh()
+			if members != nil {
+				members.Refresh()
+			}
+			f.tell(ctx, gossip.Enrolled{Names: names})
+			f.tell(ctx, gate.Enrolled{Names: names})
+			f.tell(ctx, gossip.Verified{Head: a.Head})
+			if members == nil && f.inFlock(names) {
+				members = f.membership(a)
+				group.Go(func() error { return f.online(ctx, members) })
+				joined <- members
+			}
+		}
+		if err := snapshot.Wait(ctx, state.Accepted); err != nil {
+			return quietly(ctx, err)
+		}
+	}
+}
+
+// inFlock reports whether this node and another are enrolled.
+func (f *flock) inFlock(names []string) bool {
+	self := false
+	for _, n := range names {
+		self = self || n == f.Node
+	}
+	return self && len(names) > 1
+}
+
+// membership returns the node's membership, to be run.
+func (f *flock) membership(a *gitsync.Accepted) *membership.Membership {
+	zone := ""
+	for _, n := range a.Nodes {
+		if n.Name == f.Node {
+			zone = n.Labels[corev1.LabelTopologyZone]
+		}
+	}
+	keys := f.gossipKeys
+	if keys == nil {
+		keys = [][]byte{membership.DeriveKey(f.Introduction, a.Cluster.Name)}
+	}
+	return membership.New(membership.Config{
+		Cluster: a.Cluster.Name, Node: f.Node, Zone: zone, Boot: f.number.Load(),
+		Key: f.signer.Ed25519(), Keys: f.book.Keys, GossipKeys: keys,
+		Bind: next(f.peerBind), Advertise: next(f.advertise), PeerPort: f.advertise.Port(),
+		Missing: func(alive func(string) bool) []string { return f.book.missing(alive, f.Join) },
+		Log:     f.Log.With("part", "membership"),
+	})
+}
+
+// next is the same address at the next port.
+func next(at netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(at.Addr(), at.Port()+1) }
+
+// online serves the peers and takes part in membership until ctx ends. A port that is taken may be
+// free later: nothing that runs depends on it.
+func (f *flock) online(ctx context.Context, members *membership.Membership) error {
+	group, ctx := errgroup.WithContext(ctx)
+	again := func(what string, work func() error) {
+		group.Go(func() error {
+			for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+				err := work()
+				if ctx.Err() != nil {
+					return nil
+				}
+				f.Log.Error("this node is cut off from its flock; what runs goes on", "what", what, "err", err, "retryIn", wait)
+				f.happened("FlockUnreachable", fmt.Sprintf("%s: %v", what, err))
+				if !sleep(ctx, wait) {
+					return nil
+				}
+			}
+		})
+	}
+	if !f.advertise.Addr().IsValid() {
+		return errors.New("this machine has no address that others could reach; name one with --advertise")
+	}
+	again("serving peers", func() error {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", f.peerBind.String())
+		if err != nil {
+			return fmt.Errorf("--peer-listen: %w", err)
+		}
+		return f.peers.Serve(ctx, l, f.mux)
+	})
+	again("membership", func() error { return members.Run(ctx) })
+	return group.Wait()
+}
+
+// tell hands an event to drive; it waits while drive has many.
+func (f *flock) tell(ctx context.Context, e any) {
+	select {
+	case f.events <- e:
+	case <-ctx.Done():
+	}
+}
+
+// drive takes one step after the other until ctx ends.
+func (f *flock) drive(ctx context.Context, joined <-chan *membership.Membership) error {
+	seed := fnv.New64a()
+	_, _ = seed.Write([]byte(f.Node))
+	f.spread = gossip.NewState(f.Node, seed.Sum64()^rand.Uint64()) // which peers it chooses is nobody's to foresee
+	f.watch = gate.NewState(f.Node, f.left, time.Now())
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var changed <-chan struct{}
+	for {
+		select {
+		case <-ctx.Done():
+			return f.save(time.Now())
+		case e := <-f.events:
+			f.take(ctx, e)
+		case f.members = <-joined:
+			changed = f.members.Changed()
+		case <-changed:
+			f.meet(ctx)
+		case <-timer.C:
+			f.take(ctx, gossip.Tick{})
+			f.take(ctx, gate.Tick{})
+		}
+		f.show()
+		if f.members == nil {
+			continue // nobody to wait for
+		}
+		f.saveNow(time.Now())
+		wake := f.spread.Wake()
+		if w := f.watch.Wake(); !w.IsZero() && w.Before(wake) {
+			wake = w
+		}
+		timer.Reset(max(time.Until(wake), time.Millisecond))
+	}
+}
+
+// take is one step, and what follows from it.
+func (f *flock) take(ctx context.Context, e any) {
+	now := time.Now()
+	switch e := e.(type) {
+	case func():
+		e()
+	case gossip.Event:
+		if enrolled, ok := e.(gossip.Enrolled); ok {
+			f.enrolled = enrolled.Names
+		}
+		var effects []gossip.Effect
+		f.spread, effects = gossip.Step(f.spread, e, now)
+		for _, x := range effects {
+			f.gossiped(ctx, x)
+		}
+		if r, ok := e.(gossip.Receive); ok {
+			for _, d := range r.Message.Documents {
+				if d.Node == r.From {
+					f.take(ctx, gate.HandedOver{Node: d.Node})
+				}
+			}
+		}
+	case gate.Event:
+		var effects []gate.Effect
+		f.watch, effects = gate.Step(f.watch, e, now)
+		for _, x := range effects {
+			f.gated(ctx, x)
+		}
+		if _, ok := e.(gate.Enrolled); ok && f.members != nil {
+			f.meet(ctx) // membership may know those already that were enrolled just now
+		}
+	}
+}
+
+// meet takes in what membership says.
+func (f *flock) meet(ctx context.Context) {
+	members := f.members.Members()
+	f.book.meet(members)
+	var alive, failed []string
+	for _, m := range members {
+		if m.Alive {
+			alive = append(alive, m.Name)
+		} else {
+			failed = append(failed, m.Name)
+		}
+	}
+	f.alive = len(alive)
+	f.take(ctx, gossip.Members{Names: alive})
+	f.take(ctx, gate.Members{Alive: alive, Failed: failed})
+	if c, ok := f.members.Conflict(time.Now()); ok {
+		f.happened("NameConflict", fmt.Sprintf("another machine, at %s, calls itself by this node's name and has its key", c.There))
+	}
+}
+
+// happened records an event about this node.
+func (f *flock) happened(reason, message string) {
+	f.store.Record(state.Happening{
+		Object: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: f.Node},
+		Type:   corev1.EventTypeWarning, Reason: reason, Message: message, Host: f.Node, At: time.Now(),
+	})
+}
+
+// sleep waits, and reports false when ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

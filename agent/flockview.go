@@ -1,0 +1,237 @@
+package agent
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gossip"
+	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/reconcile/gate"
+	"github.com/pleachdev/pleach/state"
+)
+
+// others is what the decider asks of the flock; *flock is one.
+type others interface {
+	// look returns what is known of the other nodes.
+	look(accepted *gitsync.Accepted, now time.Time) outlook
+	// publish hands out this node's document; direct names nodes that get it straight.
+	publish(ctx context.Context, d gossip.Sealed, direct []string)
+	// changed has an element when look may return something else.
+	changed() <-chan struct{}
+	// bootCounter is the number of this node's life.
+	bootCounter() int64
+}
+
+// outlook is what is known of the other nodes at one moment.
+type outlook struct {
+	documents []reconcile.Document // that count, without this node's own and without what cannot be true
+	states    map[string]gate.View
+	contested bool // another machine has this node's key: nothing may be claimed
+}
+
+// heard is a document of another node as it was read.
+type heard struct {
+	version  gossip.Version
+	document reconcile.Document
+	at       time.Time // when it came
+	// struck is the document without what cannot be true by one accepted state.
+	struck   *reconcile.Document
+	accepted *gitsync.Accepted
+	judged   time.Time
+}
+
+// judgeAgain is the time after which entries of a document may be too old to count.
+const judgeAgain = time.Minute
+
+// show makes what drive found out visible to the others; drive calls it after each step.
+func (f *flock) show() {
+	now := time.Now()
+	states := make(map[string]gate.View, len(f.enrolled))
+	for _, n := range f.enrolled {
+		states[n] = f.watch.View(n, now)
+	}
+	documents := f.spread.Documents()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.view.documents, f.view.enrolled, f.view.states = documents, f.enrolled, states
+	f.view.contested = f.spread.Contested()
+	f.view.members = 1 + f.alive
+}
+
+func (f *flock) changed() <-chan struct{} { return f.news }
+
+func (f *flock) bootCounter() int64 { return f.number.Load() }
+
+func (f *flock) publish(ctx context.Context, d gossip.Sealed, direct []string) {
+	f.tell(ctx, gossip.Publish{Document: d, Direct: direct})
+}
+
+// look reads what is new of the others' documents, strikes out what cannot be true, and shows the rest
+// to the readers of the store.
+func (f *flock) look(accepted *gitsync.Accepted, now time.Time) outlook {
+	f.mu.Lock()
+	v := f.view
+	f.mu.Unlock()
+	out := outlook{states: v.states, contested: v.contested}
+	specs := &specs{accepted: accepted}
+	kept := map[string]bool{}
+	for _, sealed := range v.documents {
+		if sealed.Node == f.Node {
+			continue
+		}
+		kept[sealed.Node] = true
+		if h := f.read(sealed, now); h != nil {
+			f.judge(h, specs, now)
+			out.documents = append(out.documents, *h.struck)
+		}
+	}
+	for node := range f.decoded {
+		if !kept[node] {
+			delete(f.decoded, node)
+			f.store.DeleteDocument(node)
+		}
+	}
+	f.store.SetMembers(f.standings(v, now))
+	return out
+}
+
+// read decodes a document once.
+func (f *flock) read(sealed gossip.Sealed, now time.Time) *heard {
+	if h := f.decoded[sealed.Node]; h != nil && h.version == sealed.Version {
+		return h
+	}
+	d, err := sealed.Document()
+	if err != nil {
+		// Its node signed it, and the one before does not hold any more either.
+		f.Log.Warn("the document of a node makes no sense; it counts as absent", "node", sealed.Node, "err", err)
+		delete(f.decoded, sealed.Node)
+		return nil
+	}
+	h := &heard{version: sealed.Version, document: d, at: now}
+	f.decoded[sealed.Node] = h
+	return h
+}
+
+// judge strikes out what cannot be true.
+func (f *flock) judge(h *heard, s *specs, now time.Time) {
+	if h.struck != nil && h.accepted == s.accepted && now.Sub(h.judged) < judgeAgain {
+		return
+	}
+	d, why := h.document, []string(nil)
+	if n := enrolledNode(s.accepted, d.Node); n != nil {
+		truth := gossip.Truth{Node: n, Level: s.accepted.ClusterCommit.Level, Hosts: f.hosts(d.Node), Spec: s.of, Now: now}
+		d, why = truth.Strike(d)
+	}
+	if len(why) > 0 && (h.struck == nil || h.accepted != s.accepted) {
+		f.Log.Warn("a node says what cannot be true; that much of its document does not count", "node", d.Node, "struck", len(why), "first", why[0])
+		f.happened("DocumentStruck", "node "+d.Node+" says what cannot be true: "+strings.Join(why[:min(3, len(why))], "; "))
+	}
+	h.struck, h.accepted, h.judged = &d, s.accepted, now
+	f.store.SetDocument(&d)
+}
+
+// hosts returns the addresses at which a node itself is reached.
+func (f *flock) hosts(node string) []netip.Addr {
+	var out []netip.Addr
+	for _, at := range f.book.Addresses(node) {
+		if a, err := netip.ParseAddrPort(at); err == nil {
+			out = append(out, a.Addr())
+		}
+	}
+	return out
+}
+
+func enrolledNode(a *gitsync.Accepted, name string) *corev1.Node {
+	i, ok := slices.BinarySearchFunc(a.Nodes, name, func(n *corev1.Node, name string) int { return strings.Compare(n.Name, name) })
+	if !ok {
+		return nil
+	}
+	return a.Nodes[i]
+}
+
+// specs finds the pod specs of instances in what is accepted. It looks at the objects when it is first
+// asked.
+type specs struct {
+	accepted *gitsync.Accepted
+	byUID    map[types.UID][]reconcile.Template
+}
+
+func (s *specs) of(m reconcile.Instance) *corev1.PodSpec {
+	if s.byUID == nil {
+		s.byUID = map[types.UID][]reconcile.Template{}
+		for _, app := range s.accepted.Apps {
+			for _, o := range app.Objects {
+				if len(o.Templates) > 0 {
+					s.byUID[o.Object.GetUID()] = o.Templates
+				}
+			}
+		}
+	}
+	for i, t := range s.byUID[m.Slot.Workload] {
+		if t.Revision == m.Revision {
+			return &s.byUID[m.Slot.Workload][i].Spec.Spec
+		}
+	}
+	return nil
+}
+
+// standings says how each other node is held, for people.
+func (f *flock) standings(v view, now time.Time) []state.Member {
+	var out []state.Member
+	for _, node := range v.enrolled {
+		if node == f.Node {
+			continue
+		}
+		s := v.states[node]
+		m := state.Member{Node: node, Standing: state.Alive, Since: s.Since}
+		switch {
+		case s.Gone:
+			m.Standing, m.Reason = state.Gone, "its slots are given to other nodes"
+		case s.Failed && s.Answer == gate.Refused:
+			m.Standing, m.Reason = state.Failed, "its host answers and its agent does not"
+		case s.Failed:
+			m.Standing, m.Reason = state.Failed, "membership has lost it"
+		}
+		if h := f.decoded[node]; h != nil {
+			m.Heard = h.at
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// nodesOf joins the accepted nodes with what is believed of them.
+func nodesOf(a *gitsync.Accepted, self string, states map[string]gate.View) []reconcile.Node {
+	out := make([]reconcile.Node, 0, len(a.Nodes))
+	for _, n := range a.Nodes {
+		v, known := states[n.Name]
+		if n.Name == self {
+			out = append(out, reconcile.Node{Node: n, Stable: true})
+			continue
+		}
+		// One that was enrolled this very moment is waited for until the gate has heard of it.
+		out = append(out, reconcile.Node{Node: n, Gone: v.Gone, Stable: v.Stable || !known})
+	}
+	return out
+}
+
+// directTo returns who is to hear of claims at once: the candidates of the slots that were claimed.
+func directTo(slots []reconcile.SlotDecision) []string {
+	to := map[string]bool{}
+	for _, s := range slots {
+		if s.Rule == reconcile.RuleStart {
+			for _, c := range s.Candidates {
+				to[c] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(to))
+}
