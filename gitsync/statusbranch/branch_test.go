@@ -2,7 +2,6 @@ package statusbranch_test
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -17,14 +16,14 @@ import (
 )
 
 // node is a Writer that runs until the test ends.
-func node(t *testing.T, remote gitstore.Remote, name, prefix string) (*statusbranch.Writer, *trust.SigningKey) {
+func node(t *testing.T, remote gitstore.Remote, name string) (*statusbranch.Writer, *trust.SigningKey) {
 	t.Helper()
 	key, err := trust.LoadOrCreateKey(filepath.Join(t.TempDir(), "node.key"), name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := statusbranch.New(statusbranch.Config{
-		Remote: remote, Prefix: prefix, Signer: key, PushesPerMinute: 6000,
+		Remote: remote, Signer: key, PushesPerMinute: 6000,
 		Author: gitstore.Ident{Name: name, Mail: name + "@pleach.dev"},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -82,7 +81,7 @@ func TestWriterAgainstGit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l.T = t
 			l.Git(l.Bare, "update-ref", "-d", "refs/heads/"+statusbranch.DefaultBranch)
-			w, key := node(t, remote, "n1", "")
+			w, key := node(t, remote, "n1")
 			w.Set(files("README.md", "all well\n", "nodes/n1.yaml", "ready\n", "apps/web/web.yaml", "3/3\n"))
 			s := settled(t, w)
 			want := map[string]string{"README.md": "all well\n", "nodes/n1.yaml": "ready\n", "apps/web/web.yaml": "3/3\n"}
@@ -99,7 +98,7 @@ func TestWriterAgainstGit(t *testing.T) {
 				t.Errorf("branch holds %v", got)
 			}
 			// A writer that starts later continues the branch, and does nothing when it is right.
-			later, _ := node(t, remote, "n2", "")
+			later, _ := node(t, remote, "n2")
 			later.Set(files("README.md", "hm\n", "nodes/n1.yaml", "ready\n"))
 			if s := settled(t, later); commits(l) != 2 || s.Commit == "" || s.Pushes != 0 {
 				t.Errorf("%d commits, %+v", commits(l), s)
@@ -120,39 +119,10 @@ func TestWriterAgainstGit(t *testing.T) {
 	}
 }
 
-// Writers with a directory each share a branch: nobody's content is lost, whoever wins the races.
-func TestWritersShareABranch(t *testing.T) {
-	const writers, changes = 4, 5
-	l := gittest.New(t)
-	var all []*statusbranch.Writer
-	for i := range writers {
-		name := fmt.Sprintf("n%d", i)
-		w, _ := node(t, l.HTTP, name, "nodes/"+name)
-		all = append(all, w)
-	}
-	for c := range changes {
-		for i, w := range all {
-			w.Set(files("status.yaml", fmt.Sprintf("%d %d\n", i, c), "sub/other.yaml", "x\n"))
-		}
-		for _, w := range all {
-			settled(t, w)
-		}
-	}
-	want := map[string]string{}
-	for i := range writers {
-		want[fmt.Sprintf("nodes/n%d/status.yaml", i)] = fmt.Sprintf("%d %d\n", i, changes-1)
-		want[fmt.Sprintf("nodes/n%d/sub/other.yaml", i)] = "x\n"
-	}
-	if got := content(l); !maps.Equal(got, want) {
-		t.Errorf("branch holds %v", got)
-	}
-	l.Git(l.Bare, "fsck", "--strict", "--no-dangling")
-}
-
-func TestPathsStayBelowThePrefix(t *testing.T) {
+func TestPathsStayInTheBranch(t *testing.T) {
 	l := gittest.New(t)
 	for _, bad := range []string{"../n2/x", "/x", "", ".", "a//b", "a/../../x", ".git/config", "a\\b"} {
-		w, _ := node(t, l.HTTP, "n1", "nodes/n1")
+		w, _ := node(t, l.HTTP, "n1")
 		w.Set(files(bad, "x"))
 		deadline := time.Now().Add(10 * time.Second)
 		for w.Status().Err == "" && time.Now().Before(deadline) {

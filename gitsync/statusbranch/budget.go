@@ -36,6 +36,12 @@ func (b *budget) take(now time.Time) {
 	b.tokens = max(0, b.tokens-1)
 }
 
+// drain spends all tokens: another writer may just have spent as many.
+func (b *budget) drain(now time.Time) {
+	b.gain(now)
+	b.tokens, b.since = 0, now
+}
+
 func (b *budget) gain(now time.Time) {
 	if b.tokens == b.burst {
 		b.since = now

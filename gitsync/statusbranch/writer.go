@@ -1,11 +1,15 @@
-// Package statusbranch writes what a node reports to a branch of a Git remote, in commits that the
-// node's key signs.
+// Package statusbranch keeps what the flock reports on a branch of a Git remote: everybody's signed
+// document (status/<node>.cbor) and files for people, in commits that a node's key signs.
 //
-// The caller sets the whole content whenever it likes; the [Writer] pushes the newest of it, on
-// change only and within a budget of pushes, and nothing ever waits for it.
+// Every node has a [Writer] and gives it the whole content whenever it likes. One of them, the courier,
+// pushes the newest of it, on change only and within a budget of pushes; the others stand by, each
+// longer than the one before it, and push when the branch has not taken in what they wait with. Two
+// couriers at once harm nothing: a push compares and swaps, and the loser reads again what is there;
+// and of two documents of a node the newer one stays, whoever writes. Nothing ever waits for the branch.
 package statusbranch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -22,25 +26,33 @@ const (
 	DefaultBranch = "pleach/status"
 	// DefaultPushesPerMinute is what the large forges ask automation to stay below.
 	DefaultPushesPerMinute = 6
+	// DefaultStandBy is more than a courier ever waits for its budget.
+	DefaultStandBy = 30 * time.Second
 
-	minRetry = 2 * time.Second
-	maxRetry = 2 * time.Minute
+	rankAgain = 2 * time.Second // until the rank is asked for again
+	minRetry  = 2 * time.Second
+	maxRetry  = 2 * time.Minute
 )
 
 // Config says where a Writer writes, as whom and how often.
 type Config struct {
 	Remote gitstore.Remote
 	Branch string // DefaultBranch when empty
-	// Prefix is the directory that the Writer owns, "nodes/n1"; everything outside of it is kept
-	// as it is. Empty: the whole tree.
-	Prefix string
 	Signer gitstore.Signer
 	// Author is the commits' author and committer; When is not used.
 	Author gitstore.Ident
 	// PushesPerMinute bounds the pushes in any minute, lost races included.
 	PushesPerMinute int // DefaultPushesPerMinute when 0
-	// Message makes the commit message from the sorted paths that change. nil: a plain one.
-	Message func(changed []string) string
+	// Keys verifies documents before they are written. nil: none are, and files are just files.
+	Keys Keys
+	// Rank is this node's place among those who may write; 0 is the courier. It is asked again and
+	// again. nil: always 0.
+	Rank func() int
+	// StandBy is how long each rank waits longer than the one before it; DefaultStandBy when 0.
+	StandBy time.Duration
+	// MaxCommits and MaxAge bound the branch's history; DefaultMaxCommits and DefaultMaxAge when 0.
+	MaxCommits int
+	MaxAge     time.Duration
 	// Report is told of every change of the Status; it must not block. nil: nobody is told.
 	Report func(Status)
 	Log    *slog.Logger // nil: silent
@@ -52,7 +64,8 @@ type Status struct {
 	Branch string `json:"branch"`
 	// Commit is the newest one that was pushed, full hex; "" before the first.
 	Commit  string    `json:"commit,omitempty"`
-	Waiting time.Time `json:"waiting,omitzero"` // since when newer content waits; zero when none does
+	Waiting time.Time `json:"waiting,omitzero"`  // since when newer content waits; zero when none does, or it is for another node to write
+	StandBy bool      `json:"standBy,omitempty"` // another node writes
 	LastTry time.Time `json:"lastTry,omitzero"`
 	LastOK  time.Time `json:"lastOK,omitzero"` // the branch was seen to hold the wanted content
 	Err     string    `json:"err,omitempty"`   // of the last try; "" when it went well
@@ -68,17 +81,21 @@ type Writer struct {
 	log    *slog.Logger
 	jitter *rand.Rand // used by Run alone
 	wake   chan struct{}
+	rank   func() int
+	wait   time.Duration // of a stand-by, for each rank
 
 	mu     sync.Mutex
 	wanted map[string][]byte // nil before the first Set
 	dirty  bool
+	waited map[string][]byte // what was wanted first of what is dirty now
+	since  time.Time         // when waited was set; zero when nothing is dirty
 	status Status
 }
 
 // publisher brings a branch to the wanted content in one attempt.
 type publisher interface {
-	// publish returns the branch's commit, and whether a push was made for it.
-	publish(ctx context.Context, files map[string][]byte) (commit string, pushed bool, err error)
+	// publish wants files. waited is nil for the courier, and else what a stand-by has waited with.
+	publish(ctx context.Context, files, waited map[string][]byte) (outcome, error)
 }
 
 // New returns a Writer that does nothing until Run is called.
@@ -89,9 +106,6 @@ func New(cfg Config) *Writer {
 	if cfg.PushesPerMinute <= 0 {
 		cfg.PushesPerMinute = DefaultPushesPerMinute
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
 	return newWriter(cfg, &branch{cfg: cfg})
 }
 
@@ -101,6 +115,12 @@ func newWriter(cfg Config, p publisher) *Writer {
 	if cfg.Report == nil {
 		cfg.Report = func(Status) {}
 	}
+	if cfg.Rank == nil {
+		cfg.Rank = func() int { return 0 }
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	return &Writer{
 		branch: p,
 		budget: newBudget(cfg.PushesPerMinute),
@@ -108,12 +128,14 @@ func newWriter(cfg Config, p publisher) *Writer {
 		log:    cfg.Log,
 		jitter: rand.New(rand.NewChaCha8(seed)),
 		wake:   make(chan struct{}, 1),
+		rank:   cfg.Rank,
+		wait:   cmp.Or(cfg.StandBy, DefaultStandBy),
 		status: Status{Remote: cfg.Remote.String(), Branch: cfg.Branch},
 	}
 }
 
-// Set replaces the wanted content: path below the prefix, slash separated, to bytes. It never
-// blocks; of several calls only the newest counts. The Writer keeps the slices, which must not be
+// Set replaces the wanted content: path, slash separated, to bytes; documents stand at [DocumentPath]. It
+// never blocks; of several calls only the newest counts. The Writer keeps the slices, which must not be
 // changed any more.
 func (w *Writer) Set(files map[string][]byte) {
 	w.mu.Lock()
@@ -121,8 +143,10 @@ func (w *Writer) Set(files map[string][]byte) {
 	if w.wanted == nil {
 		w.wanted = map[string][]byte{}
 	}
-	w.dirty = true
-	if w.status.Waiting.IsZero() {
+	if w.dirty = true; w.since.IsZero() {
+		w.waited, w.since = w.wanted, time.Now()
+	}
+	if w.status.Waiting.IsZero() && !w.status.StandBy {
 		w.status.Waiting = time.Now()
 	}
 	w.mu.Unlock()
@@ -145,8 +169,9 @@ func (w *Writer) Run(ctx context.Context) error {
 	retry := minRetry
 	var notBefore time.Time
 	for ctx.Err() == nil {
-		files, dirty := w.newest()
-		if !dirty {
+		rank := w.stand()
+		job := w.newest()
+		if job.files == nil {
 			select {
 			case <-ctx.Done():
 				return nil
@@ -154,15 +179,21 @@ func (w *Writer) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		if d := max(time.Until(notBefore), w.budget.wait(time.Now())); d > 0 {
+		d := max(time.Until(notBefore), w.budget.wait(time.Now()))
+		if rank == 0 {
+			job.waited = nil
+		} else {
+			d = max(d, time.Until(job.since.Add(time.Duration(rank)*w.wait)))
+		}
+		if d > 0 {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-time.After(d):
+			case <-time.After(min(d, rankAgain)):
 			}
 			continue // with what has been set meanwhile
 		}
-		err := w.attempt(ctx, files)
+		err := w.attempt(ctx, job)
 		switch {
 		case err == nil:
 			retry = minRetry
@@ -178,25 +209,61 @@ func (w *Writer) Run(ctx context.Context) error {
 	return nil
 }
 
+// stand asks for the rank, and notes whether another node writes.
+func (w *Writer) stand() int {
+	rank := w.rank()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was := w.status
+	if w.status.StandBy = rank > 0; w.status.StandBy {
+		w.status.Waiting = time.Time{}
+	} else if w.dirty {
+		w.status.Waiting = w.since
+	}
+	if w.status != was {
+		status := w.status
+		defer w.report(status)
+	}
+	return rank
+}
+
 // jittered is between half of d and d.
 func (w *Writer) jittered(d time.Duration) time.Duration {
 	return d/2 + time.Duration(w.jitter.Int64N(int64(d/2)+1))
 }
 
-func (w *Writer) newest() (files map[string][]byte, dirty bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.wanted, w.dirty
+// job is what an attempt is to bring about.
+type job struct {
+	files  map[string][]byte // nil when there is nothing to do
+	waited map[string][]byte
+	since  time.Time
 }
 
-func (w *Writer) attempt(ctx context.Context, files map[string][]byte) error {
+func (w *Writer) newest() job {
 	w.mu.Lock()
-	w.dirty = false // a Set during the attempt makes it dirty again
+	defer w.mu.Unlock()
+	if !w.dirty {
+		return job{}
+	}
+	return job{w.wanted, w.waited, w.since}
+}
+
+func (w *Writer) attempt(ctx context.Context, j job) error {
+	w.mu.Lock()
+	// A Set during the attempt makes it dirty again.
+	w.dirty, w.waited, w.since = false, nil, time.Time{}
 	w.mu.Unlock()
 	start := time.Now()
-	commit, pushed, err := w.branch.publish(ctx, files)
+	out, err := w.branch.publish(ctx, j.files, j.waited)
+	for _, r := range out.refused {
+		w.log.Warn("a document is not written to the status branch", "err", r)
+	}
+	if out.foreign {
+		w.budget.drain(start)
+	}
+	_, refused := errors.AsType[*gitstore.RejectedError](err)
 	// An attempt that failed has most likely cost the remote a push too.
-	if pushed || err != nil {
+	if out.pushed || err != nil && (j.waited == nil || refused || errors.Is(err, gitstore.ErrLostRace)) {
 		w.budget.take(start)
 	}
 	w.mu.Lock()
@@ -208,16 +275,23 @@ func (w *Writer) attempt(ctx context.Context, files map[string][]byte) error {
 	w.status.LastTry = start
 	if err != nil {
 		w.dirty = true
+		w.waited, w.since = j.waited, j.since
+		if j.waited == nil {
+			w.waited = j.files
+		}
 		w.status.Err = err.Error()
 		w.status.Failed++
 		return err
 	}
+	if out.behind && !w.dirty {
+		w.dirty, w.waited, w.since = true, j.files, start
+	}
 	w.status.Err, w.status.LastOK = "", start
-	if w.status.Waiting = (time.Time{}); w.dirty {
+	if w.status.Waiting = (time.Time{}); w.dirty && !w.status.StandBy {
 		w.status.Waiting = start // or a little later: what was set during the attempt
 	}
-	w.status.Commit = commit
-	if pushed {
+	w.status.Commit = out.commit
+	if out.pushed {
 		w.status.Pushes++
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,22 +21,22 @@ type fakeBranch struct {
 	delay   time.Duration
 }
 
-func (f *fakeBranch) publish(ctx context.Context, files map[string][]byte) (string, bool, error) {
+func (f *fakeBranch) publish(ctx context.Context, files, _ map[string][]byte) (outcome, error) {
 	f.at = append(f.at, time.Now())
 	f.content = append(f.content, string(files["a"]))
 	select {
 	case <-time.After(f.delay):
 	case <-ctx.Done():
-		return "", false, ctx.Err()
+		return outcome{}, ctx.Err()
 	}
 	if len(f.errs) > 0 {
 		err := f.errs[0]
 		f.errs = f.errs[1:]
 		if err != nil {
-			return "", false, err
+			return outcome{}, err
 		}
 	}
-	return fmt.Sprintf("commit-%d", len(f.at)), true, nil
+	return outcome{commit: fmt.Sprintf("commit-%d", len(f.at)), pushed: true}, nil
 }
 
 func start(t *testing.T, perMinute int, f *fakeBranch) *Writer {
@@ -154,4 +155,66 @@ func TestSetNeverBlocks(t *testing.T) {
 	if s := w.Status(); s.Waiting.IsZero() {
 		t.Errorf("status %+v", s)
 	}
+}
+
+// shared is a branch that several writers push to; face is how one of them sees it.
+type shared struct {
+	author  string
+	version int
+	at      []time.Time
+}
+
+type face struct {
+	*shared
+	name string
+	seen int
+}
+
+func (f *face) publish(_ context.Context, _, waited map[string][]byte) (outcome, error) {
+	foreign := f.version != f.seen && f.author != f.name
+	f.seen = f.version
+	if waited == nil && foreign {
+		return outcome{foreign: true, behind: true}, nil
+	}
+	f.version++
+	f.seen, f.author, f.at = f.version, f.name, append(f.at, time.Now())
+	return outcome{pushed: true}, nil
+}
+
+// No minute sees more pushes of the whole flock than the budget either, however often another node
+// becomes the courier.
+func TestBudgetOfTheFlock(t *testing.T) {
+	const perMinute = 6
+	synctest.Test(t, func(t *testing.T) {
+		remote := &shared{}
+		courier := 0
+		var writers []*Writer
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for i := range 3 {
+			w := newWriter(Config{PushesPerMinute: perMinute, StandBy: time.Hour, Rank: func() int { return (i - courier + 3) % 3 }},
+				&face{shared: remote, name: fmt.Sprint("n", i)})
+			writers = append(writers, w)
+			group.Go(func() { _ = w.Run(ctx) })
+		}
+		for second := range 30 * 60 {
+			if second%47 == 46 && second < 20*60 {
+				courier = (courier + 1) % 3
+			}
+			for _, w := range writers {
+				set(w, fmt.Sprint(second))
+			}
+			time.Sleep(time.Second)
+		}
+		cancel()
+		group.Wait()
+		for i := perMinute; i < len(remote.at); i++ {
+			if d := remote.at[i].Sub(remote.at[i-perMinute]); d < time.Minute {
+				t.Fatalf("%d pushes within %v", perMinute+1, d)
+			}
+		}
+		if len(remote.at) < 60 {
+			t.Errorf("%d pushes in half an hour of changes", len(remote.at))
+		}
+	})
 }
