@@ -47,9 +47,9 @@ func openDecisions(dir string) (*decisions, error) {
 	if err := json.Unmarshal(data, read); err != nil {
 		return fresh, fmt.Errorf("read the last decisions: %s: %w", path, err)
 	}
-	if read.Version != decisionsVersion || read.State.Version != reconcile.StateVersion {
+	if version := read.State.Memory().Version; read.Version != decisionsVersion || version != reconcile.StateVersion {
 		return fresh, fmt.Errorf("read the last decisions: %s: another agent's form, version %d and %d; this one knows %d and %d",
-			path, read.Version, read.State.Version, decisionsVersion, reconcile.StateVersion)
+			path, read.Version, version, decisionsVersion, reconcile.StateVersion)
 	}
 	return read, nil
 }

@@ -26,7 +26,7 @@ func TestDecisionsOutliveTheAgent(t *testing.T) {
 	slot := reconcile.Slot{Workload: webUID, Ordinal: 2}
 	stop := reconcile.Action{Kind: reconcile.Stop, By: "c1", Instance: reconcile.Instance{Slot: slot, Revision: "abcdefghij", Epoch: 3}}
 	start := reconcile.Action{Kind: reconcile.Start, By: "c1", Instance: reconcile.Instance{Slot: slot, Revision: "klmnopqrst", Epoch: 4}}
-	memory := reconcile.State{Version: reconcile.StateVersion, Slots: map[string]reconcile.SlotState{"w/2": {Epoch: 3, Failures: 2}}}
+	memory := reconcile.Resume(reconcile.Memory{Version: reconcile.StateVersion, Slots: map[string]reconcile.SlotState{"w/2": {Epoch: 3, Failures: 2}}})
 	decided := reconcile.Decision{
 		Actions: []reconcile.Action{stop, start}, Declines: []reconcile.Decline{{Slot: slot, Revision: "klmnopqrst", Reason: "Insufficient cpu", At: now}},
 	}
@@ -43,7 +43,7 @@ func TestDecisionsOutliveTheAgent(t *testing.T) {
 	if len(again.Releases) != 1 || again.Releases[0] != (reconcile.Release{Slot: slot, Revision: "abcdefghij", Epoch: 3, By: "c1", At: now}) {
 		t.Errorf("releases %+v", again.Releases)
 	}
-	if len(again.Declines) != 1 || again.State.Slots["w/2"].Failures != 2 {
+	if len(again.Declines) != 1 || again.State.Memory().Slots["w/2"].Failures != 2 {
 		t.Errorf("%+v", again)
 	}
 	before, err := os.Stat(again.path)

@@ -78,6 +78,17 @@ type Held struct {
 	Leaving bool
 }
 
+// Equal reports whether s and o are the same, for which their constraints must be the same pointer.
+func (s Slot) Equal(o Slot) bool {
+	return s.Key == o.Key && s.Requests.Equal(o.Requests) && s.Constraints == o.Constraints && s.Priority == o.Priority && s.Node == o.Node &&
+		s.Wave == o.Wave && s.Incumbent == o.Incumbent && s.Claimed == o.Claimed
+}
+
+// Equal is that of Slot.
+func (h Held) Equal(o Held) bool {
+	return h.Node == o.Node && h.Requests.Equal(o.Requests) && h.Constraints == o.Constraints && h.Priority == o.Priority && h.Leaving == o.Leaving
+}
+
 // Assignment binds one slot to one node, or says why it has none.
 type Assignment struct {
 	Key  string

@@ -34,6 +34,7 @@ type Planner struct {
 	total      []int64
 	ports      [][]HostPort // in use, per node
 	on         [][]int32    // slots per node, in no order
+	heldOn     [][]*holding // likewise
 	namespaces map[string]map[string]string
 	version    uint64   // grows with every change of what is planned anywhere
 	versions   []uint64 // as of the last change on each node
@@ -42,7 +43,7 @@ type Planner struct {
 	byKey map[string]int32
 	spare []int32 // indexes of slots that are no more
 	open  map[int32]bool
-	held  []holding
+	held  map[string][]*holding // by the name under which it is held
 
 	classes    map[string]*class
 	shapes     map[shapeKey]*shape
@@ -73,10 +74,10 @@ type place struct {
 	by     int32          // the slot that preempts this one; -1 when none
 }
 
-// holding is held room on a known node.
+// holding is held room.
 type holding struct {
 	Held
-	node int32
+	node int32 // -1: a node that is not known, where it takes nothing
 	kind *kind
 	need []int64
 }
@@ -111,6 +112,8 @@ func NewPlanner(in Input) *Planner {
 		slots:      make([]place, 0, len(in.Slots)),
 		byKey:      make(map[string]int32, len(in.Slots)),
 		open:       map[int32]bool{},
+		held:       map[string][]*holding{},
+		heldOn:     make([][]*holding, len(in.Nodes)),
 		classes:    map[string]*class{},
 		shapes:     map[shapeKey]*shape{},
 		kinds:      map[string]*kind{},
@@ -137,7 +140,7 @@ func NewPlanner(in Input) *Planner {
 	for i := range in.Slots {
 		p.addSlot(in.Slots[i])
 	}
-	p.hold(in.Held)
+	p.hold("", in.Held)
 	for i := range p.slots {
 		p.settle(int32(i))
 	}
@@ -264,16 +267,30 @@ func (p *Planner) runs(i int32) (int32, bool) {
 	return n, s.kind.c.Keeps(&p.nodes[n])
 }
 
-// hold takes the room of pods that are no slots of the plan.
-func (p *Planner) hold(list []Held) {
+// hold takes the room of pods that are no slots of the plan, as far as their nodes are known.
+func (p *Planner) hold(name string, list []Held) {
 	for _, h := range list {
+		x := &holding{Held: h, node: -1}
 		if n, ok := p.byName[h.Node]; ok {
-			x := holding{Held: h, node: n, kind: p.kindOf(h.Constraints), need: p.vector(h.Requests)}
+			x.node, x.kind, x.need = n, p.kindOf(h.Constraints), p.vector(h.Requests)
 			x.kind.slots++
-			p.occupy(&x, 1)
-			p.held = append(p.held, x)
+			p.occupy(x, 1)
+			p.heldOn[n] = append(p.heldOn[n], x)
+		}
+		p.held[name] = append(p.held[name], x)
+	}
+}
+
+// letGo gives back the room that is held under a name.
+func (p *Planner) letGo(name string) {
+	for _, x := range p.held[name] {
+		if x.node >= 0 {
+			p.occupy(x, -1)
+			p.leaveKind(x.kind)
+			p.heldOn[x.node] = slices.DeleteFunc(p.heldOn[x.node], func(o *holding) bool { return o == x })
 		}
 	}
+	delete(p.held, name)
 }
 
 func (p *Planner) occupy(h *holding, sign int32) {

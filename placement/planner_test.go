@@ -193,6 +193,13 @@ func TestPlannerPlansAsFromNothing(t *testing.T) {
 				in.Nodes = append(in.Nodes, n)
 				c.Nodes = append(c.Nodes, n)
 			}
+			if r.Intn(10) == 0 {
+				at := r.Intn(len(in.Nodes))
+				if left := in.Nodes[at].Name; !slices.ContainsFunc(c.Nodes, func(n Node) bool { return n.Name == left }) {
+					c.Left = append(c.Left, left)
+					in.Nodes = slices.Delete(in.Nodes, at, at+1)
+				}
+			}
 			if r.Intn(2) == 0 {
 				at := r.Intn(len(in.Slots))
 				c.Without = append(c.Without, in.Slots[at].Key)
@@ -211,7 +218,18 @@ func TestPlannerPlansAsFromNothing(t *testing.T) {
 					c.Slots = append(c.Slots, s)
 				}
 			}
-			c.Held = in.Held
+			c.Held = map[string][]Held{"": in.Held}
+			if len(in.Held) > 2 {
+				c.Held = map[string][]Held{"": in.Held[:2], "more": in.Held[2:]}
+			} else if r.Intn(2) == 0 {
+				c.Held["more"] = nil
+			} else {
+				c.Held["more"], c.Held[""] = in.Held, nil
+			}
+			if r.Intn(6) == 0 {
+				in.Namespaces = map[string]map[string]string{"a": {"team": in.Namespaces["b"]["team"]}, "b": {"team": in.Namespaces["a"]["team"]}, "c": {}}
+				c.Namespaces = in.Namespaces
+			}
 			p.Update(c)
 			if r.Intn(4) == 0 {
 				p.Plan() // planning twice changes nothing

@@ -144,8 +144,8 @@ func (p *Planner) victimsOn(i, n int32) *victims {
 	}
 	out := &victims{node: n, highest: -1 << 31}
 	var going []*holding
-	for h := range p.held {
-		if x := &p.held[h]; x.Leaving && x.node == n && x.Priority < s.Priority {
+	for _, x := range p.heldOn[n] {
+		if x.Leaving && x.Priority < s.Priority {
 			going = append(going, x)
 		}
 	}

@@ -94,3 +94,9 @@ func (r Resources) plus(o Resources, sign int64) Resources {
 	}
 	return r
 }
+
+// Equal reports whether r and o are the same amounts.
+func (r Resources) Equal(o Resources) bool {
+	return r.MilliCPU == o.MilliCPU && r.Memory == o.Memory && r.EphemeralStorage == o.EphemeralStorage && r.Pods == o.Pods &&
+		maps.Equal(r.Extended, o.Extended)
+}

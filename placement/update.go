@@ -1,33 +1,48 @@
 package placement
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Change is what is new since the last plan.
 type Change struct {
-	// Nodes and Slots are new or have changed. A node that left is one that is Gone: for the memory
-	// that it takes make a new planner now and then.
-	Nodes   []Node
-	Slots   []Slot
+	Nodes   []Node   // new or changed
+	Left    []string // names of nodes that are no more, which makes the planner begin anew
+	Slots   []Slot   // new or changed
 	Without []string // keys of slots that are no more
-	Held    []Held   // all of it, changed or not
+	// Held replaces what was held under the same names; nil or an empty list lets go of it. What an
+	// Input holds is held under "".
+	Held map[string][]Held
+	// Namespaces replaces all labels of namespaces, which makes the planner begin anew; nil when they
+	// are as before.
+	Namespaces map[string]map[string]string
+}
+
+// Slot returns a slot as it was last given.
+func (p *Planner) Slot(key string) (Slot, bool) {
+	i, ok := p.byKey[key]
+	if !ok {
+		return Slot{}, false
+	}
+	return p.slots[i].Slot, true
 }
 
 // Update changes the input of the next plan. What it costs depends on the change, except that a node
 // or an extended resource that was never heard of makes the planner begin anew.
 func (p *Planner) Update(c Change) {
 	p.undo()
-	for i := range p.held {
-		p.occupy(&p.held[i], -1)
-		p.leaveKind(p.held[i].kind)
+	names := slices.Sorted(maps.Keys(c.Held))
+	for _, name := range names {
+		p.letGo(name)
 	}
-	p.held = p.held[:0]
 	for _, key := range c.Without {
 		if i, ok := p.byKey[key]; ok {
 			p.dropSlot(i)
 		}
 	}
 	if p.isNew(c) || p.dead > 1000+len(p.kinds)/2 {
-		*p = *NewPlanner(p.after(c))
+		p.anew(c)
 		return
 	}
 	for i := range c.Nodes {
@@ -39,11 +54,16 @@ func (p *Planner) Update(c Change) {
 		}
 		p.settle(p.addSlot(c.Slots[i]))
 	}
-	p.hold(c.Held)
+	for _, name := range names {
+		p.hold(name, c.Held[name])
+	}
 	clear(p.byPointer)
 }
 
 func (p *Planner) isNew(c Change) bool {
+	if c.Namespaces != nil || len(c.Left) > 0 {
+		return true
+	}
 	for i := range c.Nodes {
 		if _, ok := p.byName[c.Nodes[i].Name]; !ok {
 			return true
@@ -57,9 +77,12 @@ func (p *Planner) isNew(c Change) bool {
 	return false
 }
 
-// after returns the whole input once a change is made.
-func (p *Planner) after(c Change) Input {
-	in := Input{Nodes: p.nodes, Held: c.Held, Namespaces: p.namespaces}
+// anew makes a planner of the whole input once a change is made. The change's slots have been dropped.
+func (p *Planner) anew(c Change) {
+	in := Input{Nodes: p.nodes, Namespaces: p.namespaces}
+	if c.Namespaces != nil {
+		in.Namespaces = c.Namespaces
+	}
 	for _, n := range c.Nodes {
 		if i, ok := p.byName[n.Name]; ok {
 			in.Nodes[i] = n
@@ -67,6 +90,7 @@ func (p *Planner) after(c Change) Input {
 			in.Nodes = append(in.Nodes, n)
 		}
 	}
+	in.Nodes = slices.DeleteFunc(in.Nodes, func(n Node) bool { return slices.Contains(c.Left, n.Name) })
 	for _, s := range c.Slots {
 		if i, ok := p.byKey[s.Key]; ok {
 			p.dropSlot(i)
@@ -76,7 +100,17 @@ func (p *Planner) after(c Change) Input {
 		in.Slots = append(in.Slots, p.slots[i].Slot)
 	}
 	in.Slots = append(in.Slots, c.Slots...)
-	return in
+	held := p.held
+	*p = *NewPlanner(in)
+	for _, name := range slices.Sorted(maps.Keys(held)) {
+		for _, h := range held[name] {
+			p.hold(name, []Held{h.Held})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Held)) {
+		p.hold(name, c.Held[name])
+	}
+	clear(p.byPointer)
 }
 
 // setNode replaces a node. What is settled there is taken out and looked at again.

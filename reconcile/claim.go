@@ -18,44 +18,38 @@ const (
 	waveSettles  = time.Minute      // a claim that old belongs to no wave
 )
 
-// place plans all slots, and claims those that are this node's to start.
+// place plans all open slots, and claims those that are this node's to start.
 func (p *pass) place() {
-	if len(p.wants) == 0 {
-		return
-	}
-	plan := placement.Plan(p.planInput())
 	free := p.room()
 	for _, x := range p.wants {
-		a, _ := plan.Find(x.key())
+		p.at = x.w.at
+		a, _ := p.index.plan.Find(x.key())
 		p.claim(x, a, &free)
 	}
-	p.yield(plan)
+	p.yield()
 }
 
 // yield stops this node's pods whose room the plan gives to a slot of higher priority. The other
 // slot claims it once they have ended. As for a claim, all documents must be there: a node that has
 // not heard everybody sees less room used than there is, and others open that are not.
-func (p *pass) yield(plan placement.Result) {
-	for _, w := range p.workloads {
-		for _, s := range w.slots {
-			a, _ := plan.Find(s.key)
-			if a.PreemptedBy == "" {
-				continue
-			}
-			i := slices.IndexFunc(p.wants, func(x *want) bool { return x.key() == a.PreemptedBy })
-			if i < 0 {
-				continue
-			}
-			x := p.wants[i]
-			if p.gate(x.w.object.Source.App) != "" {
-				continue
-			}
-			reason := fmt.Sprintf("preempted by %s of higher priority", x.w.label(x.s))
-			for _, m := range append(slices.Clip(s.old), s.now...) {
-				if m.Node == p.in.Self {
-					p.stop(m, ByPreempted, reason)
-					p.explain(w, s, RuleStop, reason)
-				}
+func (p *pass) yield() {
+	for _, v := range p.preempted() {
+		i := slices.IndexFunc(p.wants, func(x *want) bool { return x.key() == v.by })
+		if i < 0 {
+			continue
+		}
+		x := p.wants[i]
+		p.again(x.w.at)
+		p.again(v.w.at)
+		p.at = x.w.at
+		if p.gate(x.w.object.Source.App) != "" {
+			continue
+		}
+		reason := fmt.Sprintf("preempted by %s of higher priority", x.w.label(x.s))
+		for _, m := range append(slices.Clip(v.s.old), v.s.now...) {
+			if m.Node == p.in.Self {
+				p.stop(m, ByPreempted, reason)
+				p.explain(v.w, v.s, RuleStop, reason)
 			}
 		}
 	}
@@ -64,15 +58,13 @@ func (p *pass) yield(plan placement.Result) {
 // room is what this node has left for pods, by what it really runs.
 func (p *pass) room() placement.Resources {
 	var free placement.Resources
-	for _, n := range p.nodes {
-		if n.Node.Name == p.in.Self {
-			free = p.placementNode(n).Allocatable
-		}
+	if q := p.index.peers[p.in.Self]; q != nil && q.node != nil {
+		free = p.index.placementNode(q).Allocatable
 	}
 	if d := p.docs[p.in.Self]; d != nil {
 		for _, m := range d.Instances {
 			if !m.ended() {
-				free = free.Sub(p.uses(p.byUID[m.Slot.Workload], m))
+				free = free.Sub(p.uses(p.index.byUID[m.Slot.Workload], m))
 			}
 		}
 	}
@@ -160,7 +152,11 @@ func (p *pass) declined(x *want, node string) (time.Time, string) {
 	if times == 0 {
 		return time.Time{}, ""
 	}
-	return last.At.Add(backOff(declineFirst, times)), last.Reason
+	until := last.At.Add(backOff(declineFirst, times))
+	if p.in.Now.Before(until) {
+		p.dueAt(until)
+	}
+	return until, last.Reason
 }
 
 // gate says why this node may claim nothing of an app yet. A node that has not heard everybody, or
@@ -175,15 +171,10 @@ func (p *pass) gate(app string) string {
 	return ""
 }
 
-// unheard says whose document has not arrived yet. A node that has just started does not know what the
-// others run, and not even on which of them a DaemonSet has slots.
+// unheard says whose document has not arrived yet.
 func (p *pass) unheard() string {
-	for _, n := range p.nodes {
-		if name := n.Node.Name; n.Stable && !n.Gone && name != p.in.Self && p.docs[name] == nil {
-			return fmt.Sprintf("waits for the document of node %s", name)
-		}
-	}
-	return ""
+	p.index.listening[p.at] = true
+	return p.index.unheard
 }
 
 // stopInstead lets a slot stop first whose new pod fits on no node beside the old one. Counting
@@ -212,17 +203,17 @@ func (p *pass) stopInstead(x *want, free placement.Resources) bool {
 
 // fitsWithout reports whether this node could run the new pod were the old one gone.
 func (p *pass) fitsWithout(x *want, free placement.Resources) bool {
-	i := slices.IndexFunc(p.nodes, func(n Node) bool { return n.Node.Name == p.in.Self })
-	if i < 0 {
+	q := p.index.peers[p.in.Self]
+	if q == nil || q.node == nil {
 		return false
 	}
-	z, n := p.size(x.w, x.template), p.placementNode(p.nodes[i])
+	z, n := p.size(x.w, x.template), p.index.placementNode(q)
 	return z.constraints.Admits(&n) == "" && len(z.requests.Fits(free.Add(p.uses(x.w, *x.beside)))) == 0
 }
 
 // start claims a slot for this node.
 func (p *pass) start(x *want) {
-	memory := p.state.Slots[x.s.key]
+	memory := x.s.memory
 	c := claim{slot: x.s.id, epoch: memory.Epoch + 1, node: p.in.Self, boot: p.in.Boot}
 	i := Instance{
 		Slot: x.s.id, Revision: x.template.Revision, Epoch: c.epoch, Node: c.node, Boot: c.boot,
@@ -231,7 +222,7 @@ func (p *pass) start(x *want) {
 		Name: c.podName(x.w, x.template.Revision), UID: c.uid(), Phase: corev1.PodPending,
 	}
 	memory.Epoch, memory.Node, memory.Boot = c.epoch, c.node, c.boot
-	p.state.Slots[x.s.key] = memory
+	x.s.memory = memory
 	p.ended(x.s)
 
 	reason := fmt.Sprintf("fills %s at revision %s", x.w.label(x.s), i.Revision)

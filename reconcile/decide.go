@@ -168,9 +168,9 @@ func (p *pass) change(w *workload, s *slot, m Instance, reason string) {
 	w.roll.places[s.index].ready = false
 	p.stop(m, w.object.Commit.ID, reason)
 	if m.Node == p.in.Self {
-		memory := p.state.Slots[s.key]
+		memory := s.memory
 		memory.Released = m.Epoch
-		p.state.Slots[s.key] = memory
+		s.memory = memory
 		p.explain(w, s, RuleStop, reason)
 		return
 	}

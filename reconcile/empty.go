@@ -15,11 +15,11 @@ const (
 
 // empty handles a slot without a live pod.
 func (p *pass) empty(w *workload, s *slot) {
-	memory := p.state.Slots[s.key]
+	memory := s.memory
 	if w.strategy.once {
 		if len(s.ended) > 0 {
 			memory.Finished = s.ended[0].Phase
-			p.state.Slots[s.key] = memory
+			s.memory = memory
 		}
 		if memory.Finished != "" {
 			p.explain(w, s, RuleFinished, "ran to its end: "+string(memory.Finished))
@@ -34,7 +34,7 @@ func (p *pass) empty(w *workload, s *slot) {
 		memory.Ended = s.ended[0].UID
 		memory.Failures++
 		memory.Retry = p.in.Now.Add(backOff(backOffFirst, memory.Failures))
-		p.state.Slots[s.key] = memory
+		s.memory = memory
 	}
 	if p.in.Now.Before(memory.Retry) {
 		p.wakeAt(memory.Retry)
@@ -83,7 +83,7 @@ func (p *pass) othersEnd(w *workload) string {
 // so that a bad revision does not gain from a node's death.
 func (p *pass) revisionFor(w *workload, s *slot) (*Template, string) {
 	newest := &w.templates[0]
-	memory := p.state.Slots[s.key]
+	memory := s.memory
 	previous := w.template(memory.Revision)
 	switch {
 	case w.strategy.paused:
@@ -106,7 +106,7 @@ func (p *pass) revisionFor(w *workload, s *slot) (*Template, string) {
 func (p *pass) running(w *workload) *Template {
 	for i := range w.templates {
 		for _, s := range w.slots {
-			if p.state.Slots[s.key].Revision == w.templates[i].Revision {
+			if s.memory.Revision == w.templates[i].Revision {
 				return &w.templates[i]
 			}
 			for _, list := range [][]Instance{s.now, s.old, s.leaving} {
@@ -123,7 +123,7 @@ func (p *pass) running(w *workload) *Template {
 
 // givenUp reports whether the slot's last pod was stopped for a commit, and not lost.
 func (p *pass) givenUp(s *slot) bool {
-	memory := p.state.Slots[s.key]
+	memory := s.memory
 	if memory.Released > 0 && memory.Released >= memory.Epoch {
 		return true
 	}

@@ -390,8 +390,11 @@ func TestTwoOldPodsSurge(t *testing.T) {
 		old = append(old, Instance{Slot: Slot{Workload: "uid-web", Ordinal: 1}, Revision: revision, Node: "n2", UID: types.UID(revision), Ready: true})
 	}
 	w.in.Documents = []Document{{Node: "n2", Instances: old}}
-	p := newPass(State{}, w.input())
-	if !p.rolloutOf(p.workloads[0]).places[1].surging {
+	x, in := newIndex(w.in.Self, Memory{}), w.input()
+	x.read(&in)
+	p := &pass{in: in, index: x, docs: x.docs, at: x.order[0]}
+	p.fill(p.at)
+	if !p.rolloutOf(p.at.w).places[1].surging {
 		t.Error("a slot with pods of two earlier revisions does not count as surging")
 	}
 }

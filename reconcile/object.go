@@ -54,3 +54,9 @@ type Object struct {
 	// revisionHistoryLimit earlier ones. Empty for kinds without pods; a bare Pod has exactly one.
 	Templates []Template
 }
+
+// same reports whether o is known to be what b is.
+func (o Object) same(b Object) bool {
+	return o.Object == b.Object && o.Source == b.Source && o.Commit == b.Commit && len(o.Templates) == len(b.Templates) &&
+		(len(o.Templates) == 0 || &o.Templates[0] == &b.Templates[0])
+}

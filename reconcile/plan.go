@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/placement"
 )
@@ -28,8 +30,8 @@ func (c cause) compare(o cause) int {
 
 // causeOf says what opened an empty slot.
 func (p *pass) causeOf(w *workload, s *slot) cause {
-	m := p.state.Slots[s.key]
-	if i := slices.IndexFunc(p.nodes, func(n Node) bool { return n.Node.Name == m.Node }); i >= 0 && p.nodes[i].Gone {
+	m := s.memory
+	if q := p.index.peers[m.Node]; q != nil && q.node != nil && q.node.Gone {
 		return cause{name: fmt.Sprintf("%s/%d", m.Node, m.Boot)}
 	}
 	return causeOf(w.object.Commit)
@@ -43,61 +45,155 @@ func (x *want) key() string {
 	return x.s.key
 }
 
-// planInput lists all slots: those that are wanted, those that are filled, and what else holds room.
-func (p *pass) planInput() placement.Input {
-	in := placement.Input{Namespaces: map[string]map[string]string{}}
-	for _, o := range p.in.Objects {
-		if n, ok := o.Object.(*corev1.Namespace); ok {
-			in.Namespaces[n.Name] = with(n.Labels, corev1.LabelMetadataName, n.Name)
+// settles tells the planner what has changed of the workloads that were decided, and of the nodes.
+func (p *pass) settles() {
+	x := p.index
+	if w := x.causes(); !maps.Equal(w, x.waves) {
+		// The claims of the last minute and all that is open are numbered anew.
+		x.waves = w
+		for _, g := range sortedByRank(x.wanting, x.fresh) {
+			p.take(g)
 		}
 	}
-	for _, n := range p.nodes {
-		in.Nodes = append(in.Nodes, p.placementNode(n))
+	c := placement.Change{Left: x.left, Held: map[string][]placement.Held{}}
+	for _, g := range p.decided {
+		p.changed(g, &c)
 	}
-	waves := p.waves()
-	for _, x := range p.wants {
-		z := p.size(x.w, x.template)
+	for q := range x.moved {
+		c.Nodes = append(c.Nodes, x.placementNode(q))
+	}
+	slices.SortFunc(c.Nodes, func(a, b placement.Node) int { return cmp.Compare(a.Name, b.Name) })
+	if x.renamed {
+		c.Namespaces = x.namespaces
+	}
+	if x.planner == nil {
+		x.planner = placement.NewPlanner(placement.Input{Nodes: c.Nodes, Slots: c.Slots, Namespaces: x.namespaces})
+		c = placement.Change{Held: c.Held}
+		x.planned = false
+	}
+	if len(c.Nodes)+len(c.Left)+len(c.Slots)+len(c.Without)+len(c.Held) > 0 || c.Namespaces != nil {
+		x.planner.Update(c)
+		x.planned = false
+	}
+	clear(x.moved)
+	x.left, x.renamed = nil, false
+}
+
+// planSlots lists the slots of a workload: those that are wanted, those that are filled, and what else
+// holds room.
+func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.Held) {
+	w := g.w
+	hold := func(list []Instance) {
+		for _, m := range list {
+			if !m.ended() {
+				h := placement.Held{Node: m.Node, Requests: p.uses(w, m), Leaving: m.Terminating}
+				if w != nil {
+					t := cmp.Or(w.template(m.Revision), &w.templates[0])
+					h.Constraints, h.Priority = w.size(t).constraints, priority(&t.Spec.Spec)
+				}
+				held = append(held, h)
+			}
+		}
+	}
+	if w == nil {
+		for i := range g.records {
+			if r := &g.records[i]; !p.index.isGone(r.from) {
+				hold([]Instance{p.index.instance(g, r)})
+			}
+		}
+		return nil, held
+	}
+	waves := p.index.waves
+	for _, x := range g.wants {
+		z := w.size(x.template)
 		e := placement.Slot{Key: x.key(), Requests: z.requests, Constraints: z.constraints, Priority: priority(&x.template.Spec.Spec), Node: x.fixed(), Wave: waves[x.cause.name]}
 		if x.beside != nil {
 			e.Incumbent = x.beside.Node
 		} else if r, ok := p.releases[x.s.key]; ok {
 			e.Incumbent = r.node // an update stays where it is
 		}
-		in.Slots = append(in.Slots, e)
+		slots = append(slots, e)
 	}
-	held := func(w *workload, list []Instance) {
-		for _, m := range list {
-			if !m.ended() {
-				h := placement.Held{Node: m.Node, Requests: p.uses(w, m), Leaving: m.Terminating}
-				if w != nil {
-					t := cmp.Or(w.template(m.Revision), &w.templates[0])
-					h.Constraints, h.Priority = p.size(w, t).constraints, priority(&t.Spec.Spec)
-				}
-				in.Held = append(in.Held, h)
+	fresh := false
+	for _, s := range w.slots {
+		live := append(slices.Clip(s.old), s.now...)
+		if len(live) > 0 {
+			m := live[0]
+			z := w.size(cmp.Or(w.template(m.Revision), &w.templates[0]))
+			e := placement.Slot{Key: s.key, Requests: p.uses(w, m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
+			// A pod that replaced another for a commit stayed on its node: only a slot's first
+			// pod, and one after a lost node, were placed anew.
+			if (m.Epoch == 1 || m.Cause != m.Commit.ID) && p.in.Now.Sub(m.Claimed) < waveSettles {
+				e.Wave, fresh = waves[m.Cause], true
+				p.dueAt(m.Claimed.Add(waveSettles))
+			}
+			slots = append(slots, e)
+			hold(live[1:])
+		}
+		hold(s.leaving)
+	}
+	put(p.index.fresh, g, fresh)
+	hold(w.surplus)
+	return slots, held
+}
+
+// changed adds what the planner holds otherwise of a workload.
+func (p *pass) changed(g *tracked, c *placement.Change) {
+	p.at = g
+	slots, held := p.planSlots(g)
+	keys := make([]string, len(slots))
+	for i, s := range slots {
+		keys[i] = s.Key
+		if p.index.planner != nil {
+			if old, ok := p.index.planner.Slot(s.Key); ok && old.Equal(s) {
+				continue
 			}
 		}
+		c.Slots = append(c.Slots, s)
 	}
-	for _, w := range p.workloads {
-		for _, s := range w.slots {
-			live := append(slices.Clip(s.old), s.now...)
-			if len(live) > 0 {
-				m := live[0]
-				z := p.size(w, cmp.Or(w.template(m.Revision), &w.templates[0]))
-				e := placement.Slot{Key: s.key, Requests: p.uses(w, m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
-				// A pod that replaced another for a commit stayed on its node: only a slot's first
-				// pod, and one after a lost node, were placed anew.
-				if fresh := m.Epoch == 1 || m.Cause != m.Commit.ID; fresh && p.in.Now.Sub(m.Claimed) < waveSettles {
-					e.Wave = waves[m.Cause]
-				}
-				in.Slots = append(in.Slots, e)
-				held(w, live[1:])
-			}
-			held(w, s.leaving)
+	if !slices.Equal(keys, g.planned) {
+		still := make(map[string]bool, len(keys))
+		for _, key := range keys {
+			still[key] = true
 		}
-		held(w, w.surplus)
+		for _, key := range g.planned {
+			if !still[key] {
+				c.Without = append(c.Without, key)
+			}
+		}
+		g.planned = keys
 	}
-	held(nil, p.strays)
-	return in
+	if !slices.EqualFunc(held, g.held, placement.Held.Equal) {
+		g.held = held
+		c.Held[string(g.uid)] = held
+	}
+}
+
+// victim is a slot whose room the plan gives to another.
+type victim struct {
+	w  *workload
+	s  *slot
+	by string // the other's key in the plan
+}
+
+// preempted lists the slots whose room the plan gives to others, in their order.
+func (p *pass) preempted() (out []victim) {
+	for _, a := range p.index.plan.Assignments {
+		if a.PreemptedBy == "" {
+			continue
+		}
+		uid, _, _ := strings.Cut(a.Key, "/")
+		w := p.index.byUID[types.UID(uid)]
+		if w == nil {
+			continue
+		}
+		p.take(w.at)
+		if i := slices.IndexFunc(w.slots, func(s *slot) bool { return s.key == a.Key }); i >= 0 {
+			out = append(out, victim{w, w.slots[i], a.PreemptedBy})
+		}
+	}
+	slices.SortFunc(out, func(a, b victim) int { return cmp.Or(byRank(a.w.at, b.w.at), cmp.Compare(a.s.index, b.s.index)) })
+	return out
 }
 
 // fixed is the only node that will do for a want; "" when any may.
@@ -105,11 +201,16 @@ func (x *want) fixed() string {
 	return cmp.Or(x.s.id.Node, x.template.Spec.Spec.NodeName)
 }
 
-// waves numbers the causes of the slots that are open, oldest first, from 1.
-func (p *pass) waves() map[string]int {
+// causes numbers the causes of the slots that are open, oldest first, from 1.
+func (x *index) causes() map[string]int {
+	if len(x.wanting) == 0 {
+		return nil
+	}
 	causes := map[string]cause{}
-	for _, x := range p.wants {
-		causes[x.cause.name] = x.cause
+	for g := range x.wanting {
+		for _, c := range g.causes {
+			causes[c.name] = c
+		}
 	}
 	waves := map[string]int{}
 	for i, c := range slices.SortedFunc(maps.Values(causes), cause.compare) {
@@ -118,24 +219,24 @@ func (p *pass) waves() map[string]int {
 	return waves
 }
 
-// sizes remembers what templates ask for.
-type sizes map[*Template]size
-
+// size is what a template asks for.
 type size struct {
 	requests    placement.Resources
 	constraints *placement.Constraints
 }
 
-// size returns what a template of a workload asks for.
-func (p *pass) size(w *workload, t *Template) size {
-	z, ok := p.sizes[t]
+func (w *workload) size(t *Template) size {
+	z, ok := w.sizes[t]
 	if !ok {
 		spec := podSpec(w, t)
 		z = size{placement.RequestsOf(spec), placement.ConstraintsOf(w.podMeta(t), spec)}
-		p.sizes[t] = z
+		w.sizes[t] = z
 	}
 	return z
 }
+
+// size returns what a template of a workload asks for.
+func (p *pass) size(w *workload, t *Template) size { return w.size(t) }
 
 // uses returns what an instance holds of its node: as its pod says, else its template, else the
 // newest one.
@@ -150,39 +251,36 @@ func (p *pass) uses(w *workload, m Instance) placement.Resources {
 }
 
 // placementNode joins what Git says of a node with its own document.
-func (p *pass) placementNode(n Node) placement.Node {
+func (x *index) placementNode(q *peer) placement.Node {
+	n := q.node.Node
 	out := placement.Node{
-		Name: n.Node.Name, Labels: n.Node.Labels, Taints: n.Node.Spec.Taints,
-		Unschedulable: n.Node.Spec.Unschedulable, Gone: n.Gone && n.Node.Name != p.in.Self,
-		Allocatable: placement.ResourcesOf(n.Node.Status.Allocatable),
+		Name: n.Name, Labels: n.Labels, Taints: n.Spec.Taints, Unschedulable: n.Spec.Unschedulable, Gone: x.isGone(q),
+		Allocatable: placement.ResourcesOf(n.Status.Allocatable),
 	}
-	d := p.docs[n.Node.Name]
-	if d == nil {
-		if n.Node.Name != p.in.Self {
-			// It has never said what it can take.
-			out.Taints = append(slices.Clone(out.Taints), corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
-		}
-		return out
+	heard := x.docs[q.name] != nil
+	if heard && q.allocatable {
+		out.Allocatable = q.room
 	}
-	if len(d.Allocatable) > 0 {
-		out.Allocatable = placement.ResourcesOf(d.Allocatable)
-	}
-	for _, c := range d.Conditions {
-		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
-			out.Taints = append(slices.Clone(out.Taints), corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
-		}
+	// A node of which there is no document has never said what it can take.
+	if heard && q.notReady || !heard && q.name != x.self {
+		out.Taints = append(slices.Clone(out.Taints), corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
 	}
 	return out
 }
 
+// placementNode is that of the index.
+func (p *pass) placementNode(n Node) placement.Node {
+	return p.index.placementNode(p.index.peers[n.Node.Name])
+}
+
 // evictedBy returns the taint that drives the workload's pods from this node.
 func (p *pass) evictedBy(w *workload) (corev1.Taint, bool) {
-	i := slices.IndexFunc(p.nodes, func(n Node) bool { return n.Node.Name == p.in.Self })
-	if i < 0 {
+	q := p.index.peers[p.in.Self]
+	if q == nil || q.node == nil {
 		return corev1.Taint{}, false
 	}
 	c := p.size(w, &w.templates[0]).constraints
-	for _, t := range p.nodes[i].Node.Spec.Taints {
+	for _, t := range q.node.Node.Spec.Taints {
 		one := placement.Node{Taints: []corev1.Taint{t}}
 		if !c.Keeps(&one) {
 			return t, true

@@ -9,6 +9,7 @@ import (
 // accepted version is unknown here never empties, and a node that fell behind the commit for which
 // a pod was started leaves the pod alone.
 func (p *pass) remove() {
+	p.findStrays()
 	cluster, sure := p.in.Accepted[clusterUnit]
 	for _, m := range p.strays {
 		accepted, known := p.in.Accepted[m.App]

@@ -154,7 +154,7 @@ func (p *pass) rolloutOf(w *workload) *rollout {
 		if n := len(s.old); n > 1 && s.old[0].Revision != s.old[n-1].Revision {
 			o.surging = true // for an earlier commit, and not yet taken back (seed 20173 of the simulator, 5 nodes)
 		}
-		if since := p.state.Slots[s.key].Unready; !o.updated && !since.IsZero() && w.strategy.deadline > 0 {
+		if since := s.memory.Unready; !o.updated && !since.IsZero() && w.strategy.deadline > 0 {
 			o.overdue = p.in.Now.Sub(since) >= w.strategy.deadline
 			if !o.overdue {
 				p.wakeAt(since.Add(w.strategy.deadline))

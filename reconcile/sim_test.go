@@ -3,6 +3,8 @@ package reconcile
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -146,9 +148,50 @@ func (w *world) input() Input {
 	return in
 }
 
+// all is everything that a state remembers.
+func (s State) all() Memory {
+	if s.index == nil {
+		return s.memory
+	}
+	set := map[*tracked]bool{}
+	for _, g := range s.index.tracked {
+		set[g] = true
+	}
+	m := s.index.remembered(set, func(*seat) bool { return true })
+	m.Slots, m.Workloads = maps.Clone(m.Slots), maps.Clone(m.Workloads)
+	return m
+}
+
+// decide takes a step, and compares it with that of a new state that remembers the same.
+func (w *world) decide(in Input) Decision {
+	w.t.Helper()
+	fresh, want := Step(Resume(w.state.all()), in)
+	var got Decision
+	w.state, got = Step(w.state, in)
+	want.Removed, got.Removed = nil, nil
+	if !reflect.DeepEqual(got, want) {
+		w.t.Fatalf("the step of a state that was kept differs from that of a new one: %s", differ(got, want))
+	}
+	if a, b := w.state.all(), fresh.all(); !reflect.DeepEqual(a, b) {
+		w.t.Fatalf("a state that was kept remembers other things than a new one: %s", differ(a, b))
+	}
+	return got
+}
+
+// differ tells where two values begin to differ.
+func differ(got, want any) string {
+	a, b := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want)
+	at := 0
+	for at < len(a) && at < len(b) && a[at] == b[at] {
+		at++
+	}
+	from := max(at-300, 0)
+	return fmt.Sprintf("got\n… %s\nwant\n… %s", a[from:min(len(a), at+300)], b[from:min(len(b), at+300)])
+}
+
 // step decides and carries out.
 func (w *world) step() Decision {
-	w.state, w.last = Step(w.state, w.input())
+	w.last = w.decide(w.input())
 	for _, a := range w.last.Actions {
 		w.log = append(w.log, fmt.Sprintf("%s %s", w.now.Format("04:05"), a))
 		switch a.Kind {
@@ -163,7 +206,7 @@ func (w *world) step() Decision {
 		}
 	}
 	w.declines = append(w.declines, w.last.Declines...)
-	_, again := Step(w.state, w.input())
+	_, again := Step(Resume(w.state.all()), w.input())
 	if len(again.Actions) > 0 {
 		for _, d := range [][]SlotDecision{w.last.Slots, again.Slots} {
 			for _, e := range d {

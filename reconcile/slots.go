@@ -38,9 +38,11 @@ func senior(a, b Instance) int {
 
 // slot is a place that a workload wants filled, and the pods in it.
 type slot struct {
-	id    Slot
-	key   string
-	index int // in the order of the rollout
+	id     Slot
+	key    string
+	index  int       // in the order of the rollout
+	memory SlotState // as it stands in this pass
+	said   *SlotDecision
 
 	now     []Instance // live, at the wanted revision, seniors first
 	old     []Instance // live, at others: available before not, newest claim first
@@ -58,63 +60,94 @@ func (s *slot) holder() *Instance {
 	return nil
 }
 
-// collect sorts the instances of all documents into slots, and remembers what was seen.
-func (p *pass) collect() {
-	slots := map[string]*slot{}
-	for _, w := range p.workloads {
-		for _, s := range w.slots {
-			slots[s.key] = s
-		}
+// fill sorts the instances of a workload into its slots, and remembers what was seen.
+func (p *pass) fill(g *tracked) {
+	x := p.index
+	for i := range g.records {
+		g.seat(g.records[i].slot(g.uid))
 	}
+	for _, r := range g.releases {
+		g.seat(r.Slot)
+	}
+	p.addSlots(g)
 	// An epoch is never given twice, so that those of gone nodes count as well.
-	for _, d := range p.in.Documents {
-		for _, m := range d.Instances {
-			p.reached(m.Slot, m.Epoch)
-		}
-		for _, r := range d.Releases {
-			p.reached(r.Slot, r.Epoch)
+	for i := range g.records {
+		t := g.seat(g.records[i].slot(g.uid))
+		t.epoch = max(t.epoch, g.records[i].epoch)
+	}
+	for _, r := range g.releases {
+		t := g.seat(r.Slot)
+		t.epoch = max(t.epoch, r.Epoch)
+	}
+	for i := range g.records {
+		if r := &g.records[i]; !x.isGone(r.from) {
+			g.seat(r.slot(g.uid)).see(r)
 		}
 	}
-	for _, name := range p.names() {
-		if name != p.in.Self {
-			for app, c := range p.docs[name].Accepted {
-				p.hear(app, accepted{c, name})
-			}
+	if g.w == nil {
+		return
+	}
+	slots := map[int]*slot{}
+	for _, s := range g.w.slots {
+		at, _ := g.find(s.id)
+		s.key, s.memory = g.seats[at].key, g.seats[at].state()
+		slots[at] = s
+	}
+	for i := range g.records {
+		r := &g.records[i]
+		if x.isGone(r.from) {
+			continue
 		}
-		for _, m := range p.docs[name].Instances {
-			if m.Node != name {
-				continue // nobody speaks for another node
-			}
-			p.see(m)
-			p.hear(m.App, accepted{m.Commit, name})
-			w := p.byUID[m.Slot.Workload]
-			s := slots[m.Slot.key()]
-			switch {
-			case w == nil:
-				p.strays = append(p.strays, m)
-			case s == nil:
-				w.surplus = append(w.surplus, m)
-			case m.Terminating:
-				s.leaving = append(s.leaving, m)
-			case m.ended():
-				s.ended = append(s.ended, m)
-			case m.Revision == w.revision:
-				s.now = append(s.now, m)
-			default:
-				s.old = append(s.old, m)
-			}
-		}
-		for _, r := range p.docs[name].Releases {
-			key := r.Slot.key()
-			last, ok := p.releases[key]
-			if !ok || r.Epoch > last.Epoch || r.Epoch == last.Epoch && r.At.After(last.At) {
-				p.releases[key] = released{r, name}
-			}
+		m := x.instance(g, r)
+		at, _ := g.find(m.Slot)
+		s := slots[at]
+		switch {
+		case s == nil:
+			g.w.surplus = append(g.w.surplus, m)
+		case m.Terminating:
+			s.leaving = append(s.leaving, m)
+		case m.ended():
+			s.ended = append(s.ended, m)
+		case m.Revision == g.w.revision:
+			s.now = append(s.now, m)
+		default:
+			s.old = append(s.old, m)
 		}
 	}
-	for _, w := range p.workloads {
-		for _, s := range w.slots {
-			p.settle(w, s)
+	// By node, so that which of two equal ones counts does not depend on which came first.
+	slices.SortStableFunc(g.releases, func(a, b released) int { return cmp.Compare(a.node, b.node) })
+	for _, r := range g.releases {
+		if x.docs[r.node] == nil {
+			continue
+		}
+		key := r.Slot.key()
+		last, ok := p.releases[key]
+		if !ok || r.Epoch > last.Epoch || r.Epoch == last.Epoch && r.At.After(last.At) {
+			p.releases[key] = r
+		}
+	}
+	doubled := false
+	for _, s := range g.w.slots {
+		p.settle(g.w, s)
+		doubled = doubled || len(s.now) > 1
+	}
+	put(x.doubled, g, doubled)
+	for _, m := range g.w.surplus {
+		if m.live() && m.Ready && !m.available(g.w, p.in.Now) {
+			p.dueAt(m.ReadySince.Add(g.w.strategy.minReady)) // its status says so
+		}
+	}
+}
+
+// findStrays lists this node's pods of workloads that are not wanted.
+func (p *pass) findStrays() {
+	d := p.docs[p.in.Self]
+	if d == nil {
+		return
+	}
+	for _, m := range d.Instances {
+		if m.Node == d.Node && p.index.byUID[m.Slot.Workload] == nil {
+			p.strays = append(p.strays, m)
 		}
 	}
 }
@@ -126,13 +159,6 @@ type accepted struct {
 	node string
 }
 
-// hear remembers the newest commit of an app.
-func (p *pass) hear(app string, a accepted) {
-	if old, ok := p.newest[app]; !ok || a.Level > old.Level {
-		p.newest[app] = a
-	}
-}
-
 // ahead reports whether a pod was started for a commit of its app that this node does not have. A node
 // whose store was lost, and whose remote shows an older head, would take back what it runs.
 func (p *pass) ahead(m Instance) bool { return m.Commit.Level > p.in.Accepted[m.App].Level }
@@ -141,28 +167,6 @@ func (p *pass) ahead(m Instance) bool { return m.Commit.Level > p.in.Accepted[m.
 type released struct {
 	Release
 	node string
-}
-
-// reached remembers the highest epoch of a slot.
-func (p *pass) reached(id Slot, epoch int64) {
-	key := id.key()
-	if s := p.state.Slots[key]; epoch > s.Epoch {
-		s.Epoch = epoch
-		p.state.Slots[key] = s
-	}
-}
-
-// see remembers what an instance tells of its slot.
-func (p *pass) see(m Instance) {
-	key := m.Slot.key()
-	s := p.state.Slots[key]
-	if m.Epoch >= s.Epoch {
-		s.Epoch, s.Node, s.Boot = m.Epoch, m.Node, m.Boot
-	}
-	if m.App != "" {
-		s.App = m.App
-	}
-	p.state.Slots[key] = s
 }
 
 // settle orders the pods of one slot and updates its timers.
@@ -181,7 +185,7 @@ func (p *pass) settle(w *workload, s *slot) {
 	slices.SortFunc(s.leaving, senior)
 	slices.SortFunc(s.ended, senior)
 
-	m := p.state.Slots[s.key]
+	m := &s.memory
 	m.App = w.object.Source.App
 	for _, list := range [][]Instance{s.old, s.now} {
 		for _, x := range list {
@@ -197,21 +201,23 @@ func (p *pass) settle(w *workload, s *slot) {
 	} else if m.UnreadyRevision != w.revision {
 		m.Unready, m.UnreadyRevision = now, w.revision
 	}
-	if len(s.now) > 0 && s.now[0].available(w, now) && now.Sub(s.now[0].ReadySince) > backOffReset {
-		m.Failures = 0
+	if m.Failures > 0 && len(s.now) > 0 && s.now[0].available(w, now) {
+		if now.Sub(s.now[0].ReadySince) > backOffReset {
+			m.Failures = 0
+		} else {
+			p.dueAt(s.now[0].ReadySince.Add(backOffReset + 1))
+		}
 	}
 	if len(s.now) > 0 || len(s.old) > 0 && !m.OpenBeside {
 		m.Open, m.OpenRevision, m.OpenBeside = time.Time{}, "", false
 	}
-	p.state.Slots[s.key] = m
 }
 
 // open says since when a slot is seen to lack the pod; planning again does not restart it.
 func (p *pass) open(x *want) time.Time {
-	m := p.state.Slots[x.s.key]
+	m := &x.s.memory
 	if m.OpenRevision != x.template.Revision || m.OpenBeside != (x.beside != nil) {
 		m.Open, m.OpenRevision, m.OpenBeside = p.in.Now, x.template.Revision, x.beside != nil
-		p.state.Slots[x.s.key] = m
 	}
 	return m.Open
 }

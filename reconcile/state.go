@@ -1,8 +1,10 @@
 package reconcile
 
 import (
+	"encoding/json"
 	"maps"
-	"strings"
+	"slices"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,16 +12,46 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// StateVersion is the version of State's form.
+// StateVersion is the version of Memory's form.
 const StateVersion = 1
 
-// State is what a node remembers between steps: timers and the last that was seen of slots. It is
-// not needed for safety. A node that lost it starts its timers again, and reads the rest from the
-// documents. The zero value is the state of a new node.
+// State is what a node knows from one step to the next: its memory, and an index of what the inputs have
+// said. [Step] takes the one that it is given over: only the State that it returns may be used
+// afterwards. The zero value is the state of a new node.
 type State struct {
+	memory Memory // until the first step
+	index  *index
+}
+
+// Memory is what a node remembers that documents do not say: timers and the last that was seen of slots.
+// It is not needed for safety. A node that lost it starts its timers again, and reads the rest from the
+// documents.
+type Memory struct {
 	Version   int                        `json:"version"`
 	Slots     map[string]SlotState       `json:"slots,omitempty"` // by "<workload uid>/<ordinal or node>"
 	Workloads map[types.UID]RolloutState `json:"workloads,omitempty"`
+}
+
+// Resume returns the state of a node that remembers m.
+func Resume(m Memory) State { return State{memory: m} }
+
+// Memory returns what is to outlive a restart: of the slots that this node ran last, or gave up for a
+// commit, and of bare Pods that ran to their end, with the rollouts of their workloads. It does not grow
+// with the flock. Of the other slots the documents tell again what matters, their timers aside.
+func (s State) Memory() Memory {
+	if s.index == nil {
+		return s.memory
+	}
+	return s.index.remembered(s.index.kept, s.index.keeps)
+}
+
+// MarshalJSON writes the memory.
+func (s State) MarshalJSON() ([]byte, error) { return json.Marshal(s.Memory()) }
+
+// UnmarshalJSON resumes from a memory that MarshalJSON has written.
+func (s *State) UnmarshalJSON(data []byte) error {
+	*s = State{}
+	return json.Unmarshal(data, &s.memory)
 }
 
 // SlotState is what is remembered of one slot.
@@ -58,39 +90,88 @@ type RolloutState struct {
 	Available  int32              `json:"available"` // of the updated
 	Old        int32              `json:"old"`
 	Complete   bool               `json:"complete"`
+	Paused     bool               `json:"paused,omitempty"`
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-func (s State) clone() State {
-	s.Version = StateVersion
-	s.Slots, s.Workloads = maps.Clone(s.Slots), maps.Clone(s.Workloads)
-	if s.Slots == nil {
-		s.Slots = map[string]SlotState{}
-	}
-	if s.Workloads == nil {
-		s.Workloads = map[types.UID]RolloutState{}
-	}
-	return s
+// keeps reports whether the memory of a slot outlives a restart.
+func (x *index) keeps(t *seat) bool {
+	return t.node == x.self || t.rest != nil && (t.rest.Finished != "" || t.rest.Released > 0 && t.rest.Released >= t.epoch)
 }
 
-// forget drops what is remembered of workloads that are neither wanted nor seen. What belongs to an
+// remembered is the memory of the workloads of a set, as far as keep wants it.
+func (x *index) remembered(set map[*tracked]bool, keep func(*seat) bool) Memory {
+	m := Memory{Version: StateVersion, Slots: map[string]SlotState{}, Workloads: map[types.UID]RolloutState{}}
+	for g := range set {
+		for i := range g.seats {
+			if t := &g.seats[i]; keep(t) {
+				m.Slots[t.key] = t.state()
+			}
+		}
+		if g.rollout != nil {
+			m.Workloads[g.uid] = *g.rollout
+		}
+	}
+	return m
+}
+
+// store puts away what a pass remembers of a workload.
+func (x *index) store(g *tracked) {
+	if g.w != nil {
+		for _, s := range g.w.slots {
+			g.seat(s.id).set(s.memory)
+		}
+	} else {
+		x.forget(g)
+	}
+	put(x.kept, g, slices.ContainsFunc(g.seats, func(t seat) bool { return x.keeps(&t) }))
+	if g.w == nil && len(g.records)+len(g.releases)+len(g.seats) == 0 && g.rollout == nil {
+		for _, set := range []map[*tracked]bool{x.timed, x.wanting, x.listening, x.doubled, x.fresh} {
+			delete(set, g)
+		}
+		delete(x.tracked, g.uid)
+	}
+}
+
+// forget drops what is remembered of a workload that is neither wanted nor seen. What belongs to an
 // app without an accepted version is kept: its objects are unknown, not deleted. Slots that were
 // scaled away are kept for their epochs.
-func (p *pass) forget() {
-	seen := map[types.UID]bool{}
-	for _, w := range p.workloads {
-		seen[w.uid] = true
+func (x *index) forget(g *tracked) {
+	if slices.ContainsFunc(g.records, func(r record) bool { return !x.isGone(r.from) }) {
+		return
 	}
-	for _, m := range p.strays {
-		seen[m.Slot.Workload] = true
+	g.seats = slices.DeleteFunc(g.seats, func(t seat) bool {
+		app := t.base.Value().app
+		_, known := x.accepted[app]
+		return known || app == ""
+	})
+	if g.rollout != nil {
+		if _, known := x.accepted[g.rollout.App]; known {
+			g.rollout = nil
+		}
 	}
-	maps.DeleteFunc(p.state.Slots, func(key string, s SlotState) bool {
-		uid, _, _ := strings.Cut(key, "/")
-		_, known := p.in.Accepted[s.App]
-		return !seen[types.UID(uid)] && (known || s.App == "")
-	})
-	maps.DeleteFunc(p.state.Workloads, func(uid types.UID, s RolloutState) bool {
-		_, known := p.in.Accepted[s.App]
-		return !seen[uid] && known
-	})
+}
+
+// slotOf reads the end of a slot's key.
+func slotOf(uid types.UID, end string) Slot {
+	if i, err := strconv.ParseInt(end, 10, 32); err == nil && strconv.FormatInt(i, 10) == end {
+		return Slot{Workload: uid, Ordinal: int32(i)}
+	}
+	return Slot{Workload: uid, Node: end}
+}
+
+func put[K comparable](set map[K]bool, k K, in bool) {
+	if in {
+		set[k] = true
+	} else {
+		delete(set, k)
+	}
+}
+
+func sortedByRank(sets ...map[*tracked]bool) []*tracked {
+	all := map[*tracked]bool{}
+	for _, s := range sets {
+		maps.Copy(all, s)
+	}
+	return slices.SortedFunc(maps.Keys(all), byRank)
 }

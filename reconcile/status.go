@@ -64,7 +64,7 @@ func (p *pass) report(w *workload) {
 
 // waiting says why a slot is not at its revision and ready.
 func (p *pass) waiting(w *workload, s *slot) (SlotReason, bool) {
-	e := p.slots[s.key]
+	e := s.said
 	if e == nil || e.Rule == RuleFinished || len(s.now) > 0 && s.now[0].available(w, p.in.Now) {
 		return SlotReason{}, false
 	}
@@ -118,7 +118,7 @@ func (p *pass) conditions(w *workload, st WorkloadStatus, current int32) []metav
 		if st.Ready > 0 {
 			status, reason = metav1.ConditionTrue, ""
 		}
-		if f := p.state.Slots[w.slots[0].key].Finished; f != "" {
+		if f := w.slots[0].memory.Finished; f != "" {
 			reason = "PodCompleted"
 			if f == corev1.PodFailed {
 				reason = "PodFailed"
@@ -127,7 +127,7 @@ func (p *pass) conditions(w *workload, st WorkloadStatus, current int32) []metav
 		add("Ready", status, reason, "")
 	}
 	memory.Conditions = next
-	p.state.Workloads[w.uid] = memory
+	w.at.rollout = &memory
 	return next
 }
 
@@ -135,11 +135,16 @@ func (p *pass) conditions(w *workload, st WorkloadStatus, current int32) []metav
 // available, or one less of the others.
 func (p *pass) progress(w *workload, st WorkloadStatus, current int32) RolloutState {
 	old := st.Current - st.Updated
-	m, seen := p.state.Workloads[w.uid]
-	moved := !seen || m.Revision != w.revision || st.Updated > m.Updated || current > m.Available || old < m.Old
-	if moved || w.strategy.paused {
-		m.Since = p.in.Now.UTC()
+	var m RolloutState
+	seen := w.at.rollout != nil
+	if seen {
+		m = *w.at.rollout
 	}
+	moved := !seen || m.Revision != w.revision || st.Updated > m.Updated || current > m.Available || old < m.Old
+	if moved || m.Paused != w.strategy.paused {
+		m.Since = p.in.Now.UTC() // time stands still while it is paused
+	}
+	m.Paused = w.strategy.paused
 	// A rollout that was complete stays so while pods come and go, until the next.
 	m.Complete = seen && m.Complete && m.Revision == w.revision && old == 0 ||
 		current == w.desired && st.Updated == w.desired && old == 0

@@ -1,40 +1,52 @@
 // Package reconcile decides what a node does: which slots the workloads want, which of them are this
 // node's to fill, and how they change from one revision to the next.
 //
-// It is pure. [Step] takes the state of the last step and one snapshot of what the node knows, and
-// returns the next state and a [Decision]; it reads no clock, randomness, file or socket, and the
-// order of its input does not matter. There is no leader: every node takes the same step over the
-// same documents, and does its own share of the actions.
+// It is pure. [Step] takes the state of the last step and what the node knows, and returns the next
+// state and a [Decision]; it reads no clock, randomness, file or socket, and the order of its input does
+// not matter. There is no leader: every node takes the same step over the same documents, and does its
+// own share of the actions.
 //
 //	objects ── workloads ── slots ─┬─ decide: keep, stop, or want a pod   (rollout, empty)
-//	documents ── instances ────────┘         │
-//	nodes ──────────── placement.Plan ── claim: start, wait for a rank, or decline
+//	documents ── records ──────────┘         │
+//	nodes ───────── placement.Planner ── claim: start, wait for a rank, or decline
+//
+// A pass costs what has changed: a workload is decided again when its object, its pods, what it asked
+// for or the time that it waits for has changed, and the decision is the one that a new state would make
+// of the whole input.
 package reconcile
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/placement"
 )
 
-// Input is one snapshot of what a node knows. Step changes nothing of it.
+// Input is what a node knows, of documents what is new. Step changes nothing of it, and keeps some: what
+// it points to is not to be changed afterwards.
 type Input struct {
 	Self string // this node's name
 	Boot int64  // this node's boot counter
 	Now  time.Time
 
-	Objects  []Object          // of all apps, in any order
+	Objects  []Object          // of all apps, in any order; the same slice when nothing has changed
 	Apps     []string          // names in spec.apps of the accepted pleach.yaml
 	Accepted map[string]Commit // accepted commit per app; as in Document
 	Nodes    []Node
 	// Documents holds the newest document of every node, this node's own included, which must name
 	// every pod that the node runs, is starting, or is stopping, and every bare Pod that finished
-	// while its object stands. Documents of gone nodes are not read.
+	// while its object stands. Documents of gone nodes are not read. Two documents of one node with
+	// the same Boot and Seq, above 0, are the same.
 	Documents []Document
+	// Partial says that Documents holds only those that are new since the last step of the State, and that
+	// the Decision is to tell only of the workloads that were decided again. The first step of a State
+	// needs all.
+	Partial bool
+	Without []string // nodes whose last document counts no more; read when Partial
 	// Pods are the pods of this node. They tell what an instance asks for when its template has
 	// left the history.
 	Pods []*corev1.Pod
@@ -52,10 +64,13 @@ type Node struct {
 
 // Decision is what a node does now, and what it can say about everything.
 type Decision struct {
-	Actions   []Action // stops first, each in the order of workloads and slots
-	Declines  []Decline
+	Actions  []Action // stops first, each in the order of workloads and slots
+	Declines []Decline
+	// Workloads and Slots tell of all workloads, or when the input is Partial of those that were decided
+	// again in this step: of the others what an earlier step said stands.
 	Workloads []WorkloadStatus // sorted by kind, namespace, name
 	Slots     []SlotDecision   // in the order of workloads and slots
+	Removed   []types.UID      // workloads that are no more since the last step, sorted
 	// Wake is when Step wants to be called again even without news; zero when it need not be.
 	Wake time.Time
 }
@@ -120,91 +135,122 @@ const (
 	RuleFinished  = "finished"  // a bare Pod that ran to its end
 )
 
-// Step decides. It returns the state to pass in next time, which shares nothing with s.
+// Step decides. It takes s over, and returns the state to pass in next time.
 //
 // What rests on documents alone (the order of a rollout, duplicates) holds under any delay, loss or
 // order of documents. That a slot has one claim rests on the rank delay and holds while documents
 // arrive within it.
 func Step(s State, in Input) (State, Decision) {
-	p := newPass(s, in)
-	for _, w := range p.workloads {
-		p.decide(w)
+	x := s.index
+	if x == nil || x.self != in.Self {
+		x = newIndex(in.Self, s.Memory())
 	}
-	p.place()
-	p.remove()
-	for _, w := range p.workloads {
-		p.report(w)
-	}
-	p.forget()
-	return p.state, p.finish()
+	x.read(&in)
+	p := &pass{in: in, index: x, nodes: x.nodes, docs: x.docs, pods: x.pods, newest: x.newest}
+	p.run()
+	return State{index: x}, p.finish()
 }
 
 // pass is one run of Step.
 type pass struct {
-	in        Input
-	state     State
-	nodes     []Node               // sorted by name
-	docs      map[string]*Document // of nodes that are not gone
-	pods      map[types.UID]*corev1.Pod
-	workloads []*workload // sorted by kind, namespace, name, uid
-	byUID     map[types.UID]*workload
-	strays    []Instance          // of workloads that are not wanted
-	releases  map[string]released // the newest of each slot
-	newest    map[string]accepted // per app, the newest commit that any document speaks of
-	sizes     sizes
-	wants     []*want
-	stops     []Action
-	starts    []Action
-	stopping  map[types.UID]bool
-	declines  []Decline
-	slots     map[string]*SlotDecision
-	statuses  []WorkloadStatus
-	wake      time.Time
+	in       Input
+	index    *index
+	nodes    []Node               // sorted by name
+	docs     map[string]*Document // that count; of other nodes without their pods
+	pods     map[types.UID]*corev1.Pod
+	newest   map[string]accepted // per app, the newest commit that any document speaks of
+	decided  []*tracked
+	at       *tracked            // that is being decided
+	strays   []Instance          // of this node, and of workloads that are not wanted
+	releases map[string]released // the newest of each slot
+	wants    []*want
+	stops    []Action
+	starts   []Action
+	stopping map[types.UID]bool
+	declines []Decline
+	statuses []WorkloadStatus
 }
 
-func newPass(s State, in Input) *pass {
-	p := &pass{
-		in:       in,
-		state:    s.clone(),
-		docs:     map[string]*Document{},
-		pods:     map[types.UID]*corev1.Pod{},
-		byUID:    map[types.UID]*workload{},
-		releases: map[string]released{},
-		newest:   map[string]accepted{},
-		sizes:    sizes{},
-		stopping: map[types.UID]bool{},
-		slots:    map[string]*SlotDecision{},
+// run decides what is marked, and plans when that or the planner's input concerns any open slot.
+func (p *pass) run() {
+	x := p.index
+	p.releases, p.stopping = map[string]released{}, map[types.UID]bool{}
+	dirty := x.dirty
+	x.dirty = nil
+	slices.SortFunc(dirty, byRank)
+	for _, g := range dirty {
+		p.take(g)
 	}
-	p.nodes = slices.SortedFunc(slices.Values(in.Nodes), func(a, b Node) int { return cmp.Compare(a.Node.Name, b.Node.Name) })
-	gone := map[string]bool{}
-	for _, n := range p.nodes {
-		gone[n.Node.Name] = n.Gone && n.Node.Name != in.Self
+	p.settles()
+	if len(x.wanting) > 0 && (!x.planned || slices.ContainsFunc(p.decided, func(g *tracked) bool { return x.wanting[g] })) {
+		// Claims share the node's room, so that all are looked at together.
+		for _, g := range sortedByRank(x.wanting) {
+			p.take(g)
+			p.wants = append(p.wants, g.wants...)
+		}
+		if !x.planned {
+			x.plan, x.planned = placement.Result{Assignments: x.planner.Plan()}, true
+		}
+		p.place()
 	}
-	for i := range in.Documents {
-		if d := &in.Documents[i]; !gone[d.Node] {
-			p.docs[d.Node] = d
+	p.at = nil
+	p.remove()
+	slices.SortFunc(p.decided, byRank)
+	for _, g := range p.decided {
+		if p.at = g; g.w != nil {
+			p.report(g.w)
+		}
+		put(x.timed, g, !g.wake.IsZero() || !g.due.IsZero())
+	}
+}
+
+func byRank(a, b *tracked) int { return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.uid, b.uid)) }
+
+// take decides one workload, once in a pass.
+func (p *pass) take(g *tracked) {
+	if g.decided {
+		return
+	}
+	x := p.index
+	g.dirty, g.decided = false, true
+	g.wake, g.due = time.Time{}, time.Time{}
+	delete(x.listening, g)
+	p.decided = append(p.decided, g)
+	p.at = g
+	p.fill(g)
+	if g.w != nil {
+		wants := p.wants
+		p.wants = nil
+		p.decide(g.w)
+		g.wants, p.wants = p.wants, wants
+	}
+	g.causes = g.causes[:0]
+	for _, w := range g.wants {
+		if !slices.Contains(g.causes, w.cause) {
+			g.causes = append(g.causes, w.cause)
 		}
 	}
-	for _, pod := range in.Pods {
-		p.pods[pod.UID] = pod
-	}
-	p.workloads = p.workloadsOf(in.Objects)
-	for _, w := range p.workloads {
-		p.byUID[w.uid] = w
-	}
-	p.collect()
-	return p
+	put(x.wanting, g, len(g.wants) > 0)
 }
 
-// names returns the names of the nodes whose documents count, sorted.
-func (p *pass) names() []string {
-	return slices.Sorted(maps.Keys(p.docs))
+// again asks for a new decision in the next pass: what a step asked for may not have happened.
+func (p *pass) again(g *tracked) {
+	if g != nil {
+		p.index.next = append(p.index.next, g)
+	}
 }
 
 // wakeAt asks to be called again at t.
 func (p *pass) wakeAt(t time.Time) {
-	if p.wake.IsZero() || t.Before(p.wake) {
-		p.wake = t
+	if p.at.wake.IsZero() || t.Before(p.at.wake) {
+		p.at.wake = t
+	}
+}
+
+// dueAt asks to be decided again by the first pass from t on.
+func (p *pass) dueAt(t time.Time) {
+	if p.at.due.IsZero() || t.Before(p.at.due) {
+		p.at.due = t
 	}
 }
 
@@ -217,33 +263,76 @@ func (p *pass) stop(m Instance, by, reason string) {
 	p.stops = append(p.stops, Action{Kind: Stop, Instance: m, Reason: reason, By: by})
 }
 
+// finish puts the pass away.
 func (p *pass) finish() Decision {
+	x := p.index
 	d := Decision{
-		Actions:   append(p.stops, p.starts...),
-		Declines:  p.declines,
-		Workloads: p.statuses,
-		Wake:      p.wake,
+		Actions: append(p.stops, p.starts...), Declines: p.declines, Workloads: p.statuses,
+		Removed: slices.Compact(slices.Sorted(slices.Values(x.removed))),
 	}
-	for _, w := range p.workloads {
-		for _, s := range w.slots {
-			if e := p.slots[s.key]; e != nil {
-				d.Slots = append(d.Slots, *e)
+	x.removed = nil
+	for _, g := range p.decided {
+		x.store(g)
+		g.decided, g.wants = false, nil
+		if g.w == nil {
+			continue
+		}
+		from := len(d.Slots)
+		for _, s := range g.w.slots {
+			if s.said != nil {
+				d.Slots = append(d.Slots, *s.said)
 			}
+		}
+		g.w.slots, g.w.surplus, g.w.roll = nil, nil, nil
+		if !p.in.Partial {
+			g.slots = slices.Clone(d.Slots[from:])
+		}
+	}
+	if !p.in.Partial {
+		d.Workloads, d.Slots = x.whole(d)
+	}
+	for _, a := range d.Actions {
+		p.again(x.tracked[a.Instance.Slot.Workload])
+	}
+	for _, c := range d.Declines {
+		p.again(x.tracked[c.Slot.Workload])
+	}
+	for _, g := range x.next {
+		x.mark(g)
+	}
+	x.next = x.next[:0]
+	for g := range x.timed {
+		if !g.wake.IsZero() && (d.Wake.IsZero() || g.wake.Before(d.Wake)) {
+			d.Wake = g.wake
 		}
 	}
 	return d
 }
 
+// whole returns what was said last of all workloads.
+func (x *index) whole(d Decision) ([]WorkloadStatus, []SlotDecision) {
+	for i := range d.Workloads {
+		x.tracked[d.Workloads[i].UID].status = &d.Workloads[i]
+	}
+	if len(d.Workloads)+len(d.Removed) > 0 {
+		x.statuses, x.slots = nil, nil
+		for _, g := range x.order {
+			x.statuses = append(x.statuses, *g.status)
+			x.slots = append(x.slots, g.slots...)
+		}
+	}
+	return x.statuses, x.slots
+}
+
 // explain records why a slot is as it is; the last word stands.
 func (p *pass) explain(w *workload, s *slot, rule, reason string) *SlotDecision {
-	e := &SlotDecision{
+	s.said = &SlotDecision{
 		Slot: s.id, Kind: w.kind, Namespace: w.namespace, Owner: w.name,
 		Source: w.object.Source, Commit: w.object.Commit, Revision: w.revision,
 		Rule: rule, Reason: reason,
 	}
 	if m := s.holder(); m != nil {
-		e.Node, e.Pod, e.Revision = m.Node, m.Name, m.Revision
+		s.said.Node, s.said.Pod, s.said.Revision = m.Node, m.Name, m.Revision
 	}
-	p.slots[s.key] = e
-	return e
+	return s.said
 }

@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"cmp"
-	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -30,7 +29,10 @@ type workload struct {
 	revision  string     // the newest
 	desired   int32
 	strategy  strategy
+	at        *tracked
+	sizes     map[*Template]size
 
+	// While it is decided.
 	slots   []*slot    // wanted, by ordinal or node
 	surplus []Instance // in slots that are not wanted
 	roll    *rollout
@@ -48,73 +50,98 @@ type strategy struct {
 	once        bool // a bare Pod: runs to its end
 }
 
-// workloadsOf picks the objects that want pods.
-func (p *pass) workloadsOf(objects []Object) []*workload {
-	var out []*workload
-	for _, o := range objects {
-		if len(o.Templates) == 0 {
-			continue
-		}
-		w := &workload{
-			object: o, namespace: o.Object.GetNamespace(), name: o.Object.GetName(), uid: o.Object.GetUID(),
-			templates: o.Templates, revision: o.Templates[0].Revision,
-		}
-		switch x := o.Object.(type) {
-		case *corev1.Pod:
-			w.kind, w.desired = kindPod, 1
-			w.strategy = strategy{once: true, recreate: true, unavailable: 1}
-		case *appsv1.Deployment:
-			w.kind, w.desired = kindDeployment, deref(x.Spec.Replicas, 1)
-			w.strategy = deploymentStrategy(x, int(w.desired))
-		case *appsv1.ReplicaSet:
-			w.kind, w.desired = kindReplicaSet, deref(x.Spec.Replicas, 1)
-			w.strategy = strategy{onDelete: true, unavailable: 1, minReady: seconds(x.Spec.MinReadySeconds)}
-		case *appsv1.DaemonSet:
-			w.kind = kindDaemonSet
-			w.strategy = strategy{minReady: seconds(x.Spec.MinReadySeconds)} // the rest when its nodes are known
-		default:
-			continue
-		}
-		out = append(out, w)
+// newWorkload reads an object that wants pods; nil when its kind is none that does.
+func newWorkload(o Object) *workload {
+	w := &workload{
+		object: o, namespace: o.Object.GetNamespace(), name: o.Object.GetName(), uid: o.Object.GetUID(),
+		templates: o.Templates, revision: o.Templates[0].Revision, sizes: map[*Template]size{},
 	}
-	slices.SortFunc(out, func(a, b *workload) int {
-		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.namespace, b.namespace),
-			cmp.Compare(a.name, b.name), cmp.Compare(a.uid, b.uid))
-	})
-	for _, w := range out {
-		p.addSlots(w)
+	switch x := o.Object.(type) {
+	case *corev1.Pod:
+		w.kind, w.desired = kindPod, 1
+		w.strategy = strategy{once: true, recreate: true, unavailable: 1}
+	case *appsv1.Deployment:
+		w.kind, w.desired = kindDeployment, deref(x.Spec.Replicas, 1)
+		w.strategy = deploymentStrategy(x, int(w.desired))
+	case *appsv1.ReplicaSet:
+		w.kind, w.desired = kindReplicaSet, deref(x.Spec.Replicas, 1)
+		w.strategy = strategy{onDelete: true, unavailable: 1, minReady: seconds(x.Spec.MinReadySeconds)}
+	case *appsv1.DaemonSet:
+		w.kind = kindDaemonSet
+		w.strategy = strategy{minReady: seconds(x.Spec.MinReadySeconds)} // the rest when its nodes are known
+	default:
+		return nil
 	}
-	return out
+	return w
 }
 
-// addSlots lists the slots that the workload wants.
-func (p *pass) addSlots(w *workload) {
-	add := func(id Slot) {
-		w.slots = append(w.slots, &slot{id: id, key: id.key(), index: len(w.slots)})
+// compare orders workloads, and with them all that is decided.
+func (w *workload) compare(o *workload) int {
+	return cmp.Or(cmp.Compare(w.kind, o.kind), cmp.Compare(w.namespace, o.namespace), cmp.Compare(w.name, o.name), cmp.Compare(w.uid, o.uid))
+}
+
+// addSlots lists the slots that the workload wants, and makes their seats.
+func (p *pass) addSlots(g *tracked) {
+	w := g.w
+	if w == nil {
+		return
 	}
 	if w.kind != kindDaemonSet {
-		for i := range w.desired {
-			add(Slot{Workload: w.uid, Ordinal: i})
+		w.makeSlots(int(w.desired))
+		for i, s := range w.slots {
+			s.id.Ordinal = int32(i)
+			g.seat(s.id)
 		}
 		return
 	}
-	running := map[string]bool{}
-	for _, d := range p.docs {
-		for i := range d.Instances {
-			if d.Instances[i].Slot.Workload == w.uid {
-				running[d.Node] = true
-			}
+	running := map[*peer]bool{}
+	for i := range g.records {
+		if from := g.records[i].from; !p.index.isGone(from) {
+			running[from] = true
 		}
 	}
-	c := p.size(w, &w.templates[0]).constraints
+	if g.fits == nil {
+		g.fits = make(map[*peer]fit, len(p.nodes))
+	}
+	names := make([]string, 0, len(p.nodes))
 	for _, n := range p.nodes {
-		pn := p.placementNode(n)
-		if c.Admits(&pn) == "" || running[n.Node.Name] && c.Keeps(&pn) {
-			add(Slot{Workload: w.uid, Node: n.Node.Name})
+		q := p.index.peers[n.Node.Name]
+		f, ok := g.fits[q]
+		if !ok {
+			f = p.index.fit(w, q)
+			g.fits[q] = f
+		}
+		if f.admits || running[q] && f.keeps {
+			names = append(names, q.name)
 		}
 	}
-	w.desired = int32(len(w.slots))
-	w.strategy = daemonStrategy(w.object.Object.(*appsv1.DaemonSet), len(w.slots))
+	w.makeSlots(len(names))
+	for i, s := range w.slots {
+		s.id.Node = names[i]
+		g.seat(s.id)
+	}
+	w.desired = int32(len(names))
+	w.strategy = daemonStrategy(w.object.Object.(*appsv1.DaemonSet), len(names))
+}
+
+func (w *workload) makeSlots(n int) {
+	all := make([]slot, n)
+	w.slots = make([]*slot, n)
+	for i := range all {
+		all[i].id.Workload, all[i].index = w.uid, i
+		w.slots[i] = &all[i]
+	}
+}
+
+// fit says whether a DaemonSet may have a slot on a node.
+type fit struct {
+	admits bool
+	keeps  bool // what runs there already
+}
+
+func (x *index) fit(w *workload, q *peer) fit {
+	c, n := w.size(&w.templates[0]).constraints, x.placementNode(q)
+	return fit{admits: c.Admits(&n) == "", keeps: c.Keeps(&n)}
 }
 
 func deploymentStrategy(d *appsv1.Deployment, replicas int) strategy {

@@ -1,0 +1,155 @@
+package reconcile
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unique"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// record is an instance of another node's document as the index keeps it: what the decisions read, in
+// a third of the room. Records are equal when their contents are.
+type record struct {
+	from        *peer
+	common      unique.Handle[common]
+	note        unique.Handle[remark] // zero when there is nothing to say
+	name        string
+	uid         types.UID
+	epoch       int64
+	boot        int64
+	claimed     time.Time
+	readySince  time.Time
+	ordinal     int32
+	ready       bool
+	terminating bool
+}
+
+// common is what the pods of one workload, commit and phase share.
+type common struct {
+	node, revision, cause, app, kind, namespace, owner string // node is the slot's
+	commit                                             Commit
+	phase                                              corev1.PodPhase
+}
+
+// remark is what an instance says for people.
+type remark struct{ reason, message string }
+
+func newRecord(from *peer, m *Instance) record {
+	r := record{
+		from: from, name: strings.Clone(m.Name), uid: types.UID(strings.Clone(string(m.UID))), epoch: m.Epoch, boot: m.Boot,
+		claimed: m.Claimed, readySince: m.ReadySince, ordinal: m.Slot.Ordinal, ready: m.Ready, terminating: m.Terminating,
+		common: unique.Make(common{
+			node: m.Slot.Node, revision: m.Revision, cause: m.Cause, app: m.App, kind: m.Kind, namespace: m.Namespace, owner: m.Owner,
+			commit: m.Commit, phase: m.Phase,
+		}),
+	}
+	if m.Reason != "" || m.Message != "" {
+		r.note = unique.Make(remark{m.Reason, m.Message})
+	}
+	return r
+}
+
+func (r *record) slot(workload types.UID) Slot {
+	return Slot{Workload: workload, Ordinal: r.ordinal, Node: r.common.Value().node}
+}
+
+// instance is the record as its node told it, without addresses and restarts.
+func (r *record) instance(workload types.UID) Instance {
+	c := r.common.Value()
+	m := Instance{
+		Slot: r.slot(workload), Revision: c.revision, Epoch: r.epoch, Node: r.from.name, Boot: r.boot,
+		Claimed: r.claimed, Cause: c.cause, Commit: c.commit, App: c.app, Kind: c.kind, Namespace: c.namespace, Owner: c.owner,
+		Name: r.name, UID: r.uid, Phase: c.phase, Ready: r.ready, ReadySince: r.readySince, Terminating: r.terminating,
+	}
+	if r.note != (unique.Handle[remark]{}) {
+		n := r.note.Value()
+		m.Reason, m.Message = n.reason, n.message
+	}
+	return m
+}
+
+// seat is the memory of one slot, in as little room as most slots need.
+type seat struct {
+	key   string // as Slot.key
+	epoch int64
+	boot  int64
+	node  string
+	base  unique.Handle[seatBase]
+	rest  *SlotState // timers and failures; nil when there are none
+}
+
+// seatBase is what the slots of a workload share.
+type seatBase struct{ app, revision string }
+
+var noBase = unique.Make(seatBase{})
+
+// state is what is remembered of the slot.
+func (t *seat) state() SlotState {
+	var s SlotState
+	if t.rest != nil {
+		s = *t.rest
+	}
+	b := t.base.Value()
+	s.App, s.Revision, s.Epoch, s.Node, s.Boot = b.app, b.revision, t.epoch, t.node, t.boot
+	return s
+}
+
+func (t *seat) set(s SlotState) {
+	t.epoch, t.node, t.boot = s.Epoch, s.Node, s.Boot
+	t.setBase(s.App, s.Revision)
+	s.App, s.Revision, s.Epoch, s.Node, s.Boot = "", "", 0, "", 0
+	switch {
+	case s == SlotState{}:
+		t.rest = nil
+	case t.rest == nil || *t.rest != s:
+		t.rest = &s
+	}
+}
+
+func (t *seat) setBase(app, revision string) {
+	if b := t.base.Value(); b.app != app || b.revision != revision {
+		t.base = unique.Make(seatBase{app, revision})
+	}
+}
+
+// see remembers what a pod tells of its slot.
+func (t *seat) see(r *record) {
+	if r.epoch >= t.epoch {
+		t.epoch, t.node, t.boot = r.epoch, r.from.name, r.boot
+	}
+	if app := r.common.Value().app; app != "" {
+		t.setBase(app, t.base.Value().revision)
+	}
+}
+
+// find returns the place of a slot's seat, and whether it is there. Seats are sorted by the length of
+// their keys and then the key, which is the order of ordinals.
+func (g *tracked) find(id Slot) (int, bool) {
+	var buf [20]byte
+	end := append(buf[:0], id.Node...)
+	if id.Node == "" {
+		end = strconv.AppendInt(end, int64(id.Ordinal), 10)
+	}
+	cut := len(g.uid) + 1
+	compare := func(key string) int {
+		return cmp.Or(cmp.Compare(len(key)-cut, len(end)), cmp.Compare(key[cut:], string(end)))
+	}
+	if i := int(id.Ordinal); id.Node == "" && i >= 0 && i < len(g.seats) && compare(g.seats[i].key) == 0 {
+		return i, true
+	}
+	return slices.BinarySearchFunc(g.seats, id, func(t seat, _ Slot) int { return compare(t.key) })
+}
+
+// seat returns the memory of a slot, a new one if need be. It is good until the next new one.
+func (g *tracked) seat(id Slot) *seat {
+	i, ok := g.find(id)
+	if !ok {
+		g.seats = slices.Insert(g.seats, i, seat{key: id.key(), base: noBase})
+	}
+	return &g.seats[i]
+}
