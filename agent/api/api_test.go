@@ -210,7 +210,7 @@ func TestPodsOfOtherNodesComeFromTheirDocuments(t *testing.T) {
 	if b.Name != "b" || b.Spec.NodeName != "n2" || b.Status.PodIP != "10.0.0.9" || b.DeletionTimestamp == nil {
 		t.Errorf("pod of the other node: %+v", b)
 	}
-	if err := client.Logs(t.Context(), "default", "b", &corev1.PodLogOptions{}, io.Discard); !apierrors.IsBadRequest(err) || !strings.Contains(err.Error(), "runs on node n2") {
+	if err := client.Logs(t.Context(), "default", "b", &corev1.PodLogOptions{}, io.Discard); !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "runs on node n2") {
 		t.Errorf("logs of a pod elsewhere: %v", err)
 	}
 }
@@ -243,10 +243,10 @@ func TestErrorsKeepTheirReason(t *testing.T) {
 	if err := client.Logs(t.Context(), "default", "a", &corev1.PodLogOptions{Container: "x"}, io.Discard); !apierrors.IsBadRequest(err) {
 		t.Errorf("unknown container: %v", err)
 	}
-	if _, err := client.Exec(t.Context(), "default", "a", &corev1.PodExecOptions{Command: []string{"sh"}}); err == nil || err.Error() != "no shell" {
+	if _, err := client.Exec(t.Context(), "default", "a", &corev1.PodExecOptions{Command: []string{"sh"}}, Streams{}); err == nil || err.Error() != "no shell" {
 		t.Errorf("exec: %v", err)
 	}
-	if _, err := client.Exec(t.Context(), "default", "a", &corev1.PodExecOptions{}); !apierrors.IsBadRequest(err) {
+	if _, err := client.Exec(t.Context(), "default", "a", &corev1.PodExecOptions{}, Streams{}); !apierrors.IsBadRequest(err) {
 		t.Errorf("exec of nothing: %v", err)
 	}
 }
@@ -289,12 +289,11 @@ func TestExecPassesTheRequest(t *testing.T) {
 	var got *corev1.PodExecOptions
 	client := start(t, &Server{Node: "n1", Store: store, Exec: func(_ context.Context, _ *corev1.Pod, o *corev1.PodExecOptions) (string, error) {
 		got = o
-		return "http://127.0.0.1:1/exec/token", nil
+		return "", errors.New("passed")
 	}})
 	want := corev1.PodExecOptions{Command: []string{"sh", "-c", "a & b"}, Stdin: true, Stdout: true, TTY: true}
-	url, err := client.Exec(t.Context(), "default", "a", &want)
-	if err != nil || url.String() != "http://127.0.0.1:1/exec/token" {
-		t.Fatalf("%v, %v", url, err)
+	if _, err := client.Exec(t.Context(), "default", "a", &want, Streams{}); err == nil || err.Error() != "passed" {
+		t.Fatal(err)
 	}
 	if got.Container != "proxy" || !slices.Equal(got.Command, want.Command) || !got.Stdin || !got.Stdout || got.Stderr || !got.TTY {
 		t.Errorf("got %+v", got)

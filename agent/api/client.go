@@ -5,27 +5,30 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"syscall"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
 // Client asks the agent of this machine. Errors of the agent are Kubernetes' own and answer to
 // apierrors.IsNotFound and its like.
 type Client struct {
-	socket string
-	http   http.Client
+	// Key returns the key that signs requests for pods of other nodes; the client closes it. It is asked
+	// only when one is needed, and nil for never.
+	Key func() (*trust.SigningKey, error)
+
+	socket  string
+	http    http.Client
+	streams http.Client // HTTP/2 alone
 }
 
 // ErrNoAgent is the error when no agent can be asked.
@@ -33,11 +36,15 @@ var ErrNoAgent = errors.New("no agent runs")
 
 // NewClient returns a client for a socket. It does not connect yet.
 func NewClient(socket string) *Client {
-	return &Client{socket: socket, http: http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		},
-	}}}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	return &Client{
+		socket: socket, http: http.Client{Transport: &http.Transport{DialContext: dial}},
+		streams: http.Client{Transport: &http.Transport{DialContext: dial, Protocols: protocols}},
+	}
 }
 
 // ListOptions narrow a list. The zero value means everything.
@@ -123,43 +130,6 @@ func (c *Client) Explain(ctx context.Context, k Kind, namespace, name, slot stri
 	return out, c.get(ctx, "/v1/explain/"+k.Resource, query, &out)
 }
 
-// Logs copies a container's log to w.
-func (c *Client) Logs(ctx context.Context, namespace, pod string, o *corev1.PodLogOptions, w io.Writer) error {
-	resp, err := c.do(ctx, http.MethodGet, podPath(namespace, pod)+"/log", logQuery(o))
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close() // it was read, or is given up
-	if _, err := io.Copy(w, resp.Body); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fmt.Errorf("log of pod %s/%s: %w", namespace, pod, err)
-	}
-	return nil
-}
-
-// Exec prepares a command in a container and returns the URL of its streams, for client-go's
-// remotecommand.
-func (c *Client) Exec(ctx context.Context, namespace, pod string, o *corev1.PodExecOptions) (*url.URL, error) {
-	query := url.Values{"command": o.Command}
-	if o.Container != "" {
-		query.Set("container", o.Container)
-	}
-	for name, value := range map[string]bool{"stdin": o.Stdin, "stdout": o.Stdout, "stderr": o.Stderr, "tty": o.TTY} {
-		query.Set(name, strconv.FormatBool(value))
-	}
-	resp, err := c.do(ctx, http.MethodPost, podPath(namespace, pod)+"/exec", query)
-	if err != nil {
-		return nil, err
-	}
-	var answer execAnswer
-	if err := decode(resp, &answer); err != nil {
-		return nil, err
-	}
-	return url.Parse(answer.URL)
-}
-
 func podPath(namespace, pod string) string {
 	return "/v1/pods/" + url.PathEscape(namespace) + "/" + url.PathEscape(pod)
 }
@@ -186,7 +156,11 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.http.Do(r)
+	return c.send(&c.http, r)
+}
+
+func (c *Client) send(via *http.Client, r *http.Request) (*http.Response, error) {
+	resp, err := via.Do(r)
 	if err != nil {
 		return nil, c.explain(err)
 	}
@@ -195,7 +169,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 	}
 	var status metav1.Status
 	if err := decode(resp, &status); err != nil || status.Message == "" {
-		return nil, fmt.Errorf("the agent answers %q to %s %s; is it of another version?", resp.Status, method, path)
+		return nil, fmt.Errorf("the agent answers %q to %s %s; is it of another version?", resp.Status, r.Method, r.URL.Path)
 	}
 	return nil, &apierrors.StatusError{ErrStatus: status}
 }

@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/pleachdev/pleach/agent/access"
 	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/state"
 )
@@ -32,7 +32,7 @@ import (
 // SocketName is the socket's file in the agent's directory.
 const SocketName = "agent.sock"
 
-// Server answers the local API. All fields but Log are needed before it serves.
+// Server answers the local API. All fields but Peer and Log are needed before it serves.
 type Server struct {
 	Node    string // this one
 	Version string
@@ -43,7 +43,11 @@ type Server struct {
 	// Exec prepares a command in a running container and returns the URL of its streams: CRI's
 	// streaming server, on loopback.
 	Exec func(ctx context.Context, pod *corev1.Pod, opts *corev1.PodExecOptions) (url string, err error)
-	Log  *slog.Logger // of requests that went wrong; nil for none
+	// Peer returns a client to another node, as peer.Network.Client does; nil when there is none to ask.
+	Peer func(node string) *http.Client
+	// Judge decides on what people ask of this node's pods through other nodes.
+	Judge *access.Judge
+	Log   *slog.Logger // of requests that went wrong, and of who was granted what; nil for none
 }
 
 // Listen makes the socket at path, for its owner alone. What stood there before is replaced: the
@@ -89,7 +93,11 @@ func (s *Server) Run(ctx context.Context, local, public net.Listener, p http.Han
 			return nil
 		})
 	}
-	serve(local, s.Handler(), &http.Server{})
+	// HTTP/2 is for commands, whose streams go both ways.
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	serve(local, s.Handler(), &http.Server{Protocols: protocols})
 	if public != nil {
 		serve(public, p, &http.Server{ReadTimeout: 30 * time.Second, WriteTimeout: 60 * time.Second, MaxHeaderBytes: 16 << 10})
 	}
@@ -99,22 +107,34 @@ func (s *Server) Run(ctx context.Context, local, public net.Listener, p http.Han
 // Handler returns the local API.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			tracked := &response{ResponseWriter: w}
-			if err := h(tracked, r); err != nil && r.Context().Err() == nil {
-				s.fail(tracked, r, err)
-			}
-		})
-	}
-	handle("GET /v1/status", s.status)
-	handle("GET /v1/objects/{kind}", s.list)
-	handle("GET /v1/objects/{kind}/watch", s.watch)
-	handle("GET /v1/describe/{kind}", s.describe)
-	handle("GET /v1/explain/{kind}", s.explain)
-	handle("GET /v1/pods/{namespace}/{name}/log", s.logs)
-	handle("POST /v1/pods/{namespace}/{name}/exec", s.exec)
+	s.handle(mux, "GET /v1/status", s.status)
+	s.handle(mux, "GET /v1/objects/{kind}", s.list)
+	s.handle(mux, "GET /v1/objects/{kind}/watch", s.watch)
+	s.handle(mux, "GET /v1/describe/{kind}", s.describe)
+	s.handle(mux, "GET /v1/explain/{kind}", s.explain)
+	s.handle(mux, challengePattern, s.local(func(w http.ResponseWriter, _ *http.Request, pod *corev1.Pod) error {
+		return writeJSON(w, s.challenge(pod, false))
+	}))
+	s.handle(mux, logPattern, s.local(s.logs))
+	s.handle(mux, execPattern, s.local(s.exec))
 	return mux
+}
+
+// handle answers requests with h, and its errors as Kubernetes does.
+func (s *Server) handle(mux *http.ServeMux, pattern string, h func(http.ResponseWriter, *http.Request) error) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		tracked := &response{ResponseWriter: w}
+		if err := h(tracked, r); err != nil && r.Context().Err() == nil {
+			s.fail(tracked, r, err)
+		}
+	})
+}
+
+func (s *Server) log() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
 }
 
 // response knows whether anything was sent: after that, an error can only cut the stream off.
@@ -131,9 +151,7 @@ func (r *response) Write(b []byte) (int, error) { r.sent = true; return r.Respon
 func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func (s *Server) fail(w *response, r *http.Request, err error) {
-	if s.Log != nil {
-		s.Log.Debug("local api request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-	}
+	s.log().Debug("api request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	if w.sent {
 		panic(http.ErrAbortHandler) // the client sees a stream that broke, not one that ended
 	}
@@ -258,27 +276,7 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, out)
 }
 
-// ownPod finds a pod that runs on this node.
-func (s *Server) ownPod(r *http.Request) (*corev1.Pod, error) {
-	v := s.view()
-	namespace, name := r.PathValue("namespace"), r.PathValue("name")
-	if p := v.Pod(namespace, name); p != nil {
-		return p, nil
-	}
-	for _, inst := range v.instances() {
-		if inst.Namespace == namespace && inst.Name == name && inst.Node != s.Node {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf(
-				"pod %s/%s runs on node %s; run this command there", namespace, name, inst.Node))
-		}
-	}
-	return nil, apierrors.NewNotFound(Kinds[0].GroupResource(), name)
-}
-
-func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
-	pod, err := s.ownPod(r)
-	if err != nil {
-		return err
-	}
+func (s *Server) logs(w http.ResponseWriter, r *http.Request, pod *corev1.Pod) error {
 	opts, err := logOptions(r.URL.Query())
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
@@ -302,37 +300,6 @@ func (f flushing) Write(b []byte) (int, error) {
 		return n, err
 	}
 	return n, f.control.Flush()
-}
-
-func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
-	pod, err := s.ownPod(r)
-	if err != nil {
-		return err
-	}
-	values := r.URL.Query()
-	opts := &corev1.PodExecOptions{Command: values["command"]}
-	if len(opts.Command) == 0 {
-		return apierrors.NewBadRequest("no command to run in the container")
-	}
-	if opts.Container, err = pickContainer(pod, values.Get("container")); err != nil {
-		return err
-	}
-	for name, field := range map[string]*bool{"stdin": &opts.Stdin, "stdout": &opts.Stdout, "stderr": &opts.Stderr, "tty": &opts.TTY} {
-		if text := values.Get(name); text != "" {
-			if *field, err = strconv.ParseBool(text); err != nil {
-				return apierrors.NewBadRequest(name + ": " + err.Error())
-			}
-		}
-	}
-	url, err := s.Exec(r.Context(), pod, opts)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, execAnswer{URL: url})
-}
-
-type execAnswer struct {
-	URL string `json:"url"`
 }
 
 // defaultContainer is kubectl's annotation for the container that is meant when none is named.

@@ -21,6 +21,7 @@ import (
 
 type logsOptions struct {
 	scope
+	identity
 	container, selector, sinceTime string
 	allContainers, prefix          bool
 	tail                           int64
@@ -35,16 +36,22 @@ func logsCommand(l *local) *cobra.Command {
 	o := &logsOptions{}
 	cmd := &cobra.Command{
 		Use:   "logs POD [CONTAINER] | KIND/NAME | -l SELECTOR",
-		Short: "Print the logs of pods on this node",
+		Short: "Print the logs of pods, on any node",
+		Long: `Print the logs of a pod, of a workload's first pod, or of all pods that a selector finds.
+
+For a pod of another node the request is signed with your SSH key, and judged there: the
+key must be in trust/allowed_signers, and an accepted Role and its binding must let you
+get pods/log. On the pod's own node root needs neither.`,
 		Example: `  pleach logs web-7c9f4d5b6a-x2k8q
   pleach logs deploy/web -f --tail 20
   pleach logs web-7c9f4d5b6a-x2k8q --previous
   pleach logs -l app=web --prefix --since 5m`,
 		Args: usage(cobra.MaximumNArgs(2)),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, l.client(), args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, o.signing(l.client()), args) },
 	}
-	o.flags(cmd, false)
+	o.scope.flags(cmd, false)
 	f := cmd.Flags()
+	o.identity.flags(f)
 	f.StringVarP(&o.container, "container", "c", "", "the container; the first one when not given")
 	f.BoolVarP(&o.pod.Follow, "follow", "f", false, "go on and print what is added")
 	f.BoolVarP(&o.pod.Previous, "previous", "p", false, "the log of the container's run before this one")

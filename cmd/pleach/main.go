@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+
 	"github.com/pleachdev/pleach/agent/containerd"
 )
 
@@ -19,6 +21,9 @@ func main() {
 }
 
 func run() int {
+	// client-go, which carries the streams of commands, would report on stderr what follows from a
+	// command's end: a terminal whose size nobody wants any more, an input that nobody reads.
+	utilruntime.ErrorHandlers = nil
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
