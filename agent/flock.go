@@ -20,6 +20,7 @@ import (
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/gossip/membership"
 	"github.com/pleachdev/pleach/gossip/peer"
+	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/reconcile/gate"
 	"github.com/pleachdev/pleach/state"
 )
@@ -111,9 +112,7 @@ func (f *flock) follow(ctx context.Context, joined chan<- *membership.Membership
 			if members != nil {
 				members.Refresh()
 			}
-			f.tell(ctx, gossip.Enrolled{Names: names})
-			f.tell(ctx, gate.Enrolled{Names: names})
-			f.tell(ctx, gossip.Verified{Head: a.Head})
+			f.tell(ctx, func() { f.enrol(ctx, names, a.Head) })
 			if members == nil && f.inFlock(names) {
 				members = f.membership(a)
 				group.Go(func() error { return f.online(ctx, members) })
@@ -243,9 +242,6 @@ func (f *flock) take(ctx context.Context, e any) {
 	case func():
 		e()
 	case gossip.Event:
-		if enrolled, ok := e.(gossip.Enrolled); ok {
-			f.enrolled = enrolled.Names
-		}
 		var effects []gossip.Effect
 		f.spread, effects = gossip.Step(f.spread, e, now)
 		for _, x := range effects {
@@ -264,9 +260,17 @@ func (f *flock) take(ctx context.Context, e any) {
 		for _, x := range effects {
 			f.gated(ctx, x)
 		}
-		if _, ok := e.(gate.Enrolled); ok && f.members != nil {
-			f.meet(ctx) // membership may know those already that were enrolled just now
-		}
+	}
+}
+
+// enrol takes in the nodes of a newly accepted commit.
+func (f *flock) enrol(ctx context.Context, names []string, head reconcile.Commit) {
+	f.enrolled = names
+	f.take(ctx, gossip.Enrolled{Names: names})
+	f.take(ctx, gate.Enrolled{Names: names})
+	f.take(ctx, gossip.Verified{Head: head})
+	if f.members != nil {
+		f.meet(ctx) // membership may know those already that were enrolled just now
 	}
 }
 
