@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -21,8 +19,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pleachdev/pleach/agent/access"
 	"github.com/pleachdev/pleach/agent/api"
 	"github.com/pleachdev/pleach/agent/containerd"
+	"github.com/pleachdev/pleach/agent/follow"
 	"github.com/pleachdev/pleach/agent/machine"
 	"github.com/pleachdev/pleach/agent/pods"
 	"github.com/pleachdev/pleach/gitsync"
@@ -63,6 +63,7 @@ type node struct {
 	hints                      chan struct{} // buffered by one
 	ready                      readiness
 	flock                      *flock
+	following                  *follow.Follower
 }
 
 // open reads what is on disk. It starts nothing.
@@ -116,6 +117,7 @@ func (n *node) read(ctx context.Context) (err error) {
 	n.ready.runtime = n.runtime.Err
 	n.ready.await("the agent is starting")
 	n.flock = newFlock(n)
+	n.following = newFollower(n)
 	return n.flock.measure(registry)
 }
 
@@ -169,15 +171,16 @@ func (n *node) run(ctx context.Context) error {
 	streams := &streams{}
 	server := &api.Server{
 		Node: n.Node, Version: n.Version, Store: n.store, Logs: streams.logs, Exec: streams.exec,
-		Log: n.Log.With("part", "api"),
+		Peer: n.flock.peers.Client, Judge: access.NewJudge(time.Now), Log: n.Log.With("part", "api"),
 	}
+	n.flock.mux.Handle("/v1/pods/", server.PeerHandler())
 	group.Go(func() error {
 		return server.Run(ctx, local, public, api.Public{
 			Metrics: n.gather, Ready: n.ready.err, Hint: func() { poke(n.hints) }, HintSecret: secret,
 		}.Handler())
 	})
 	group.Go(func() error { return n.runtime.Run(ctx) })
-	group.Go(func() error { return n.follower().run(ctx) })
+	group.Go(func() error { return n.following.Run(ctx) })
 	group.Go(func() error { return n.flock.run(ctx) })
 	group.Go(func() error { return n.runPods(ctx, streams) })
 	group.Go(func() error { return n.trim(ctx) })
@@ -198,15 +201,6 @@ func (n *node) hintSecret() ([]byte, error) {
 		return nil, fmt.Errorf("--hint-secret-file %s is empty", n.HintSecretFile)
 	}
 	return data, nil
-}
-
-func (n *node) follower() *follower {
-	seed := fnv.New64a()
-	_, _ = seed.Write([]byte(n.Node))
-	return &follower{
-		syncer: n.syncer, store: n.store, interval: n.PollInterval, hints: n.hints, metrics: n.metrics,
-		log: n.Log.With("part", "git"), jitter: rand.New(rand.NewPCG(seed.Sum64(), uint64(n.boot))),
-	}
 }
 
 // runPods runs what needs the runtime: it waits for containerd, and for the commit that enrols this
