@@ -59,6 +59,8 @@ type releaseKey struct {
 	node  string
 	slot  reconcile.Slot
 	epoch int64
+	// A node that lost its memory may give a slot an epoch that it had before.
+	revision string
 }
 
 type release struct {
@@ -69,7 +71,7 @@ type release struct {
 
 // releasedBy says who asked for the end of a pod that was ending at t.
 func (j *judge) releasedBy(m reconcile.Instance, t time.Duration) (by string, ok bool) {
-	for _, x := range j.releases[releaseKey{m.Node, m.Slot, m.Epoch}] {
+	for _, x := range j.releases[releaseKey{m.Node, m.Slot, m.Epoch, m.Revision}] {
 		if x.at >= t {
 			return x.by, true
 		}
@@ -85,7 +87,7 @@ func newJudge(r *Recording) *judge {
 	}
 	for i := range r.Records {
 		for _, x := range r.Records[i].Document.Releases {
-			key := releaseKey{r.Records[i].Document.Node, x.Slot, x.Epoch}
+			key := releaseKey{r.Records[i].Document.Node, x.Slot, x.Epoch, x.Revision}
 			if old := j.releases[key]; len(old) == 0 || !old[len(old)-1].said.Equal(x.At) {
 				j.releases[key] = append(old, release{r.Records[i].At, x.At, x.By})
 			}

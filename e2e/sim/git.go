@@ -212,8 +212,22 @@ func newAuthor(r *rand.Rand, nodes int) *author {
 		logs.Surge, logs.Unavailable = logs.Unavailable, 0
 	}
 	add(logs)
+	if nodes >= large {
+		// Twenty slots a node, in workloads as a large flock has them: wide, with room to roll.
+		for i := range largeWorkloads {
+			w := Workload{Name: fmt.Sprintf("app-%02d", i), Kind: "Deployment", Replicas: nodes * 19 / largeWorkloads}
+			w.Surge, w.Unavailable = w.Replicas/8, w.Replicas/8
+			add(w)
+		}
+	}
 	return a
 }
+
+// large is from how many nodes on a flock has many workloads.
+const (
+	large          = 50
+	largeWorkloads = 38
+)
 
 func (a *author) image() int {
 	a.images++

@@ -192,10 +192,12 @@ func (n *node) judge(e gate.Event) {
 				}
 			})
 		case gate.Gone:
+			n.known.lookedAt = 0
 			n.w.say(n.name, "holds %s for gone: %s", x.Node, x.Reason)
 			n.tell(gossip.Gone{Node: x.Node})
 			n.poke()
 		case gate.Back:
+			n.known.lookedAt = 0
 			n.w.say(n.name, "hears %s again", x.Node)
 			n.poke()
 		case gate.EndpointsOff, gate.EndpointsOn:

@@ -55,6 +55,7 @@ type node struct {
 	asked     map[types.UID]time.Duration
 	next      time.Duration // of the pass that is planned; 0: none
 	decided   reconcile.Decision
+	known     known
 }
 
 const (
@@ -83,7 +84,10 @@ func (n *node) inAgent(d time.Duration, do func()) {
 }
 
 // poke asks for a pass soon.
-func (n *node) poke() { n.passAt(n.w.clock.now + passEvery) }
+func (n *node) poke() {
+	n.known.touched = true
+	n.passAt(n.w.clock.now + passEvery)
+}
 
 func (n *node) passAt(t time.Duration) {
 	t = max(t, n.w.clock.now+time.Millisecond)
@@ -111,6 +115,7 @@ func (n *node) up() {
 	n.run++
 	n.boot++
 	n.seq, n.memory, n.document, n.decided = 0, reconcile.State{}, reconcile.Document{}, reconcile.Decision{}
+	n.known = known{slots: map[types.UID][]reconcile.SlotDecision{}, news: map[int]bool{}}
 	n.docs = make([]*reconcile.Document, len(n.w.nodes))
 	n.gate, n.judged, n.news = gate.NewState(n.name, n.left, n.watch.read(n.w.clock.now)), 0, gate.Members{}
 	n.confirmed, n.asked = map[types.UID]time.Duration{}, map[types.UID]time.Duration{}
@@ -203,8 +208,13 @@ func (n *node) accept(level int64) {
 // write makes this node's document, numbered anew when it says something new.
 func (n *node) write() (changed bool) {
 	now := n.watch.read(n.w.clock.now)
+	said := len(n.pods.releases) + len(n.declines)
 	n.pods.releases = slices.DeleteFunc(n.pods.releases, func(r reconcile.Release) bool { return now.Sub(r.At) > keepReleases })
 	n.declines = slices.DeleteFunc(n.declines, func(d reconcile.Decline) bool { return now.Sub(d.At) > keepReleases })
+	if n.seq > 0 && !n.known.touched && said == len(n.pods.releases)+len(n.declines) {
+		return false
+	}
+	n.known.touched = false
 	d := reconcile.Document{
 		Node: n.name, Boot: n.boot, Seq: n.seq, Accepted: n.accepted, Head: n.accepted[clusterUnit], Versions: []int32{1},
 		Allocatable: n.w.machines[n.index].Status.Allocatable, Releases: slices.Clone(n.pods.releases), Declines: slices.Clone(n.declines),
@@ -235,8 +245,9 @@ func (n *node) pass() {
 		return // nothing was ever accepted: nothing is started and nothing stopped
 	}
 	in := n.input()
-	n.ask(in)
+	n.ask()
 	n.memory, n.decided = reconcile.Step(n.memory, in)
+	n.known.keep(&n.decided)
 	for i, a := range n.decided.Actions {
 		if n.crash >= 0 && i >= n.crash {
 			n.w.say(n.name, "agent is killed before: %s", a)
@@ -252,6 +263,7 @@ func (n *node) pass() {
 		}
 	}
 	n.declines = append(n.declines, n.decided.Declines...)
+	n.known.touched = n.known.touched || len(n.decided.Actions)+len(n.decided.Declines) > 0
 	n.publish()
 	if len(n.decided.Actions) > 0 {
 		n.poke()
@@ -261,46 +273,20 @@ func (n *node) pass() {
 	}
 }
 
-func (n *node) input() reconcile.Input {
-	now := n.watch.read(n.w.clock.now)
-	in := reconcile.Input{
-		Self: n.name, Boot: n.boot, Now: now, Apps: n.w.life.apps(), Accepted: n.accepted, Documents: []reconcile.Document{n.document},
-		Confirmed: map[types.UID]bool{},
-	}
-	for _, app := range n.w.life.apps() {
-		if c, ok := n.accepted[app]; ok {
-			in.Objects = append(in.Objects, n.w.history.at(c.Level).Objects[app]...)
-		}
-	}
-	for i, d := range n.docs {
-		if d != nil {
-			in.Documents = append(in.Documents, *d)
-		}
-		v := n.believes(i)
-		in.Nodes = append(in.Nodes, reconcile.Node{Node: n.w.machines[i], Gone: v.Gone, Stable: v.Stable})
-	}
-	for _, p := range n.pods.sorted() {
-		in.Pods = append(in.Pods, p.spec)
-	}
-	for uid, at := range n.confirmed {
-		if n.w.clock.now-at < answerHolds {
-			in.Confirmed[uid] = true
-		}
-	}
-	return in
-}
-
 // answerHolds is how long the answer to a direct call counts.
 const answerHolds = time.Second
 
 // ask calls the nodes of pods that have an earlier right to slots of this node's pods.
-func (n *node) ask(in reconcile.Input) {
+func (n *node) ask() {
 	for _, p := range n.pods.sorted() {
 		mine := p.instance
 		if mine.Terminating || mine.Phase == corev1.PodFailed {
 			continue
 		}
-		for _, d := range in.Documents[1:] {
+		for _, d := range n.docs {
+			if d == nil {
+				continue
+			}
 			for _, m := range d.Instances {
 				if m.Slot != mine.Slot || m.Revision != mine.Revision || !senior(m, mine) || m.Terminating || !m.Ready {
 					continue

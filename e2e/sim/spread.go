@@ -95,7 +95,7 @@ func (n *node) changed(j int) {
 	if _, ok := n.gossip.Document(name); ok && n.believes(j).Gone {
 		n.judge(gate.HandedOver{Node: name})
 	}
-	n.docs[j] = nil
+	n.docs[j], n.known.news[j] = nil, true
 	if sealed, ok := n.gossip.Document(name); ok {
 		n.docs[j] = n.w.opened[sealed.Version]
 	}

@@ -2,8 +2,6 @@ package sim
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -116,15 +114,6 @@ func (w *world) finish() {
 			w.recording.Plans[n.name] = n.plan()
 		}
 	}
-}
-
-// plan is a digest of where everything runs, as the node sees it.
-func (n *node) plan() string {
-	h := sha256.New()
-	for _, s := range n.decided.Slots {
-		fmt.Fprintln(h, s.Slot, s.Node, s.Pod, s.Revision)
-	}
-	return hex.EncodeToString(h.Sum(nil)[:6])
 }
 
 func (w *world) say(node, format string, args ...any) {
