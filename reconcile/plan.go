@@ -114,27 +114,28 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 		}
 		slots = append(slots, e)
 	}
-	fresh := false
 	for _, s := range w.slots {
 		live := append(slices.Clip(s.old), s.now...)
 		if len(live) > 0 {
 			m := live[0]
 			z := w.size(cmp.Or(w.template(m.Revision), &w.templates[0]))
 			e := placement.Slot{Key: s.key, Requests: p.uses(w, m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
-			// A pod that replaced another for a commit stayed on its node: only a slot's first
-			// pod, and one after a lost node, were placed anew.
-			if (m.Epoch == 1 || m.Cause != m.Commit.ID) && p.in.Now.Sub(m.Claimed) < waveSettles {
-				e.Wave, fresh = waves[m.Cause], true
-				p.dueAt(m.Claimed.Add(waveSettles))
+			if p.fresh(m) {
+				e.Wave = waves[m.Cause]
 			}
 			slots = append(slots, e)
 			hold(live[1:])
 		}
 		hold(s.leaving)
 	}
-	put(p.index.fresh, g, fresh)
 	hold(w.surplus)
 	return slots, held
+}
+
+// fresh reports whether a claim may belong to a wave. A pod that replaced another for a commit stayed on
+// its node: only a slot's first pod, and one after a lost node, were placed anew.
+func (p *pass) fresh(m Instance) bool {
+	return (m.Epoch == 1 || m.Cause != m.Commit.ID) && p.in.Now.Sub(m.Claimed) < waveSettles
 }
 
 // changed adds what the planner holds otherwise of a workload.

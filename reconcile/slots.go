@@ -85,6 +85,8 @@ func (p *pass) fill(g *tracked) {
 		}
 	}
 	if g.w == nil {
+		delete(x.doubled, g)
+		delete(x.fresh, g)
 		return
 	}
 	slots := map[int]*slot{}
@@ -126,12 +128,17 @@ func (p *pass) fill(g *tracked) {
 			p.releases[key] = r
 		}
 	}
-	doubled := false
+	doubled, fresh := false, false
 	for _, s := range g.w.slots {
 		p.settle(g.w, s)
 		doubled = doubled || len(s.now) > 1
+		if live := append(slices.Clip(s.old), s.now...); len(live) > 0 && p.fresh(live[0]) {
+			fresh = true
+			p.dueAt(live[0].Claimed.Add(waveSettles))
+		}
 	}
 	put(x.doubled, g, doubled)
+	put(x.fresh, g, fresh)
 	for _, m := range g.w.surplus {
 		if m.live() && m.Ready && !m.available(g.w, p.in.Now) {
 			p.dueAt(m.ReadySince.Add(g.w.strategy.minReady)) // its status says so
