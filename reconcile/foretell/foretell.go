@@ -57,12 +57,15 @@ type Course struct {
 type Flock struct {
 	began, now time.Time
 	want       Wanted
+	nodes      []reconcile.Node // of want
 	members    map[string]*member
 	round      int
+	doubled    map[types.UID]bool // of the round; nil before it is asked for
 }
 
 type member struct {
 	document reconcile.Document
+	declines []reconcile.Decline // of the round
 	state    reconcile.State
 	pods     map[types.UID]*corev1.Pod
 }
@@ -72,7 +75,8 @@ type member struct {
 func New(documents []reconcile.Document) *Flock {
 	f := &Flock{members: map[string]*member{}, began: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)}
 	for _, d := range documents {
-		d.Instances, d.Releases, d.Declines = slices.Clone(d.Instances), slices.Clone(d.Releases), nil
+		d.Declines = nil
+		d.Seq++
 		f.members[d.Node] = newMember(d)
 		for _, m := range d.Instances {
 			f.after(m.Claimed)
@@ -113,10 +117,11 @@ func (f *Flock) names() []string { return slices.Sorted(maps.Keys(f.members)) }
 
 // Run lets the flock accept a state, and lives on until nothing moves any more.
 func (f *Flock) Run(want Wanted) Course {
-	f.want = want
+	f.want, f.nodes = want, nil
 	for _, n := range want.Nodes {
+		f.nodes = append(f.nodes, reconcile.Node{Node: n, Stable: true})
 		if f.members[n.Name] == nil {
-			f.members[n.Name] = newMember(reconcile.Document{Node: n.Name, Boot: 1, Allocatable: n.Status.Allocatable})
+			f.members[n.Name] = newMember(reconcile.Document{Node: n.Name, Boot: 1, Seq: 1, Allocatable: n.Status.Allocatable})
 		}
 	}
 	c := Course{Settled: true}
@@ -173,57 +178,88 @@ func (f *Flock) Run(want Wanted) Course {
 func (f *Flock) step(name string) reconcile.Decision {
 	m := f.members[name]
 	in := reconcile.Input{
-		Self: name, Boot: m.document.Boot, Now: f.now,
+		Self: name, Boot: m.document.Boot, Now: f.now, Nodes: f.nodes,
 		Objects: f.want.Objects, Apps: f.want.Apps, Accepted: f.want.Accepted,
-		Confirmed: map[types.UID]bool{},
-	}
-	for _, n := range f.want.Nodes {
-		in.Nodes = append(in.Nodes, reconcile.Node{Node: n, Stable: true})
+		Confirmed: f.confirmed(),
 	}
 	for _, other := range f.names() {
-		d := f.members[other].document
-		in.Documents = append(in.Documents, d)
-		for i := range d.Instances {
-			if d.Instances[i].Ready && !d.Instances[i].Terminating {
-				in.Confirmed[d.Instances[i].UID] = true
-			}
-		}
+		in.Documents = append(in.Documents, f.members[other].document)
 	}
 	for _, uid := range slices.Sorted(maps.Keys(m.pods)) {
 		in.Pods = append(in.Pods, m.pods[uid])
 	}
 	var d reconcile.Decision
 	m.state, d = reconcile.Step(m.state, in)
-	m.document.Declines = append(m.document.Declines, d.Declines...)
+	m.declines = append(m.declines, d.Declines...)
 	return d
+}
+
+// confirmed are the pods of slots that have several: each node answers at once that it keeps a ready one.
+func (f *Flock) confirmed() map[types.UID]bool {
+	if f.doubled != nil {
+		return f.doubled
+	}
+	f.doubled = map[types.UID]bool{}
+	first := map[reconcile.Slot]types.UID{}
+	for _, m := range f.members {
+		for i := range m.document.Instances {
+			x := &m.document.Instances[i]
+			if x.Terminating || !x.Ready {
+				continue
+			}
+			if other, ok := first[x.Slot]; ok {
+				f.doubled[other], f.doubled[x.UID] = true, true
+				continue
+			}
+			first[x.Slot] = x.UID
+		}
+	}
+	return f.doubled
 }
 
 // carryOut takes the actions of a round. In its end what was started is ready, what was stopped is gone, and
 // everybody has heard it: also which commits the others have accepted, so that what opens a slot is
-// claimed before the first pod is stopped for the commit.
+// claimed before the first pod is stopped for the commit. A document is not changed but replaced.
 func (f *Flock) carryOut(actions []reconcile.Action) {
-	stopped := map[types.UID]bool{}
+	f.doubled = nil
+	started, stopped := map[string][]reconcile.Instance{}, map[types.UID]string{}
 	for _, a := range actions {
 		m := f.members[a.Instance.Node]
-		if x := a.Instance; a.Kind == reconcile.Stop {
-			stopped[x.UID] = true
-			delete(m.pods, x.UID)
-			m.document.Releases = append(m.document.Releases, reconcile.Release{Slot: x.Slot, Revision: x.Revision, Epoch: x.Epoch, By: a.By, At: f.now})
+		if a.Kind == reconcile.Stop {
+			stopped[a.Instance.UID] = a.By
+			delete(m.pods, a.Instance.UID)
 			continue
 		}
-		m.document.Instances = append(m.document.Instances, a.Instance)
+		started[a.Instance.Node] = append(started[a.Instance.Node], a.Instance)
 		m.pods[a.Instance.UID] = a.Pod
 	}
-	for _, m := range f.members {
-		d := &m.document
-		d.Accepted = f.want.Accepted
-		d.Instances = slices.DeleteFunc(d.Instances, func(x reconcile.Instance) bool { return stopped[x.UID] || x.Terminating })
-		for i := range d.Instances {
-			if x := &d.Instances[i]; !x.Ready && x.Phase != corev1.PodFailed && x.Phase != corev1.PodSucceeded {
+	for name, m := range f.members {
+		next := m.document
+		next.Accepted = f.want.Accepted
+		next.Declines = append(slices.Clip(next.Declines), m.declines...)
+		next.Instances = nil
+		changed := len(m.declines) > 0 || !maps.Equal(m.document.Accepted, next.Accepted)
+		m.declines = nil
+		for _, x := range append(slices.Clip(m.document.Instances), started[name]...) {
+			by, ends := stopped[x.UID]
+			switch {
+			case ends:
+				next.Releases = append(slices.Clip(next.Releases), reconcile.Release{Slot: x.Slot, Revision: x.Revision, Epoch: x.Epoch, By: by, At: f.now})
+				changed = true
+				continue
+			case x.Terminating:
+				changed = true
+				continue
+			case !x.Ready && x.Phase != corev1.PodFailed && x.Phase != corev1.PodSucceeded:
 				x.Phase, x.Ready, x.ReadySince, x.Reason, x.Message = corev1.PodRunning, true, f.now, "", ""
+				changed = true
 			}
+			next.Instances = append(next.Instances, x)
 		}
-		d.Seq++
+		if changed {
+			next.Seq++
+			m.document = next
+		}
 	}
 }
 
