@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path"
 	"slices"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/pleachdev/pleach/agent/api"
 	"github.com/pleachdev/pleach/agent/report"
 	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/state"
@@ -150,12 +150,14 @@ func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Ti
 	d.store.SetDecisions(decision.Slots)
 	d.store.SetDocument(&document) // last: who sees a head in it sees what was decided for that head
 	files, err := report.Files(report.Input{
-		Accepted: accepted, Alarm: snapshot.Remote().Alarm, Documents: []reconcile.Document{document}, Workloads: decision.Workloads,
+		Accepted: accepted, Alarm: snapshot.Remote().Alarm, Documents: slices.Concat(seen.documents, []reconcile.Document{document}), Workloads: decision.Workloads,
 	})
 	if err == nil {
-		// Beside the document for people stands the one that its node signed, for nodes that can ask
-		// no other.
-		files[path.Join("status", d.node+".cbor")] = d.said.Bytes()
+		// Beside each document for people stands the one that its node signed, for nodes that can ask no
+		// other.
+		for _, sealed := range slices.Concat(seen.sealed, []gossip.Sealed{d.said}) {
+			files[statusbranch.DocumentPath(sealed.Node)] = sealed.Bytes()
+		}
 		d.publish(files)
 	}
 	return decision.Wake, errors.Join(append(errs, err)...)

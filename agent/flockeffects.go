@@ -26,7 +26,7 @@ func (f *flock) gossiped(ctx context.Context, e gossip.Effect) {
 		f.keep.changed = true
 		poke(f.news)
 	case gossip.Look:
-		poke(f.hints)
+		f.following.Look(e.Head, e.From)
 	case gossip.Renumber:
 		// On disk before it is used, as at the start.
 		if err := raiseBoot(f.Dir, int64(e.Boot)); err != nil {

@@ -33,6 +33,7 @@ type others interface {
 // outlook is what is known of the other nodes at one moment.
 type outlook struct {
 	documents []reconcile.Document // that count, without this node's own and without what cannot be true
+	sealed    []gossip.Sealed      // the same as their nodes signed them
 	states    map[string]gate.View
 	contested bool // another machine has this node's key: nothing may be claimed
 }
@@ -66,6 +67,13 @@ func (f *flock) show() {
 	f.view.members = 1 + f.alive
 }
 
+// seen returns what drive has last found out.
+func (f *flock) seen() view {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.view
+}
+
 func (f *flock) changed() <-chan struct{} { return f.news }
 
 func (f *flock) bootCounter() int64 { return f.number.Load() }
@@ -77,9 +85,7 @@ func (f *flock) publish(ctx context.Context, d gossip.Sealed, direct []string) {
 // look reads what is new of the others' documents, strikes out what cannot be true, and shows the rest
 // to the readers of the store.
 func (f *flock) look(accepted *gitsync.Accepted, now time.Time) outlook {
-	f.mu.Lock()
-	v := f.view
-	f.mu.Unlock()
+	v := f.seen()
 	out := outlook{states: v.states, contested: v.contested}
 	specs := &specs{accepted: accepted}
 	kept := map[string]bool{}
@@ -90,7 +96,7 @@ func (f *flock) look(accepted *gitsync.Accepted, now time.Time) outlook {
 		kept[sealed.Node] = true
 		if h := f.read(sealed, now); h != nil {
 			f.judge(h, specs, now)
-			out.documents = append(out.documents, *h.struck)
+			out.documents, out.sealed = append(out.documents, *h.struck), append(out.sealed, sealed)
 		}
 	}
 	for node := range f.decoded {

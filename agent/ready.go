@@ -75,6 +75,6 @@ func (n *node) document() reconcile.Document {
 	return reconcile.Document{
 		Capacity: n.machine.Capacity, Allocatable: n.machine.Allocatable, NodeInfo: info,
 		Addresses:  append(addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: n.Node}),
-		Conditions: []corev1.NodeCondition{nodeReady(reason, lacks, since)},
+		Conditions: append([]corev1.NodeCondition{nodeReady(reason, lacks, since)}, n.following.Conditions()...),
 	}
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/pleachdev/pleach/state"
 )
 
-// statusWriter writes the status branch where the accepted pleach.yaml wants it.
+// statusWriter writes the status branch where the accepted pleach.yaml wants it, when this node is the
+// flock's courier, and stands by else.
 type statusWriter struct {
 	*node
 
@@ -67,7 +68,7 @@ func (w *statusWriter) begin(spec v1alpha1.Status) *statusbranch.Writer {
 	writer := statusbranch.New(statusbranch.Config{
 		Remote: to, Branch: spec.Branch, Signer: w.signer, Author: gitstore.Ident{Name: w.Node, Mail: w.Node + "@pleach.invalid"},
 		PushesPerMinute: int(spec.PushesPerMinute), Log: w.Log.With("part", "status"),
-		Report: w.store.SetStatusPush,
+		Report: w.store.SetStatusPush, Keys: w.flock.book.Keys, Rank: w.following.CourierRank,
 	})
 	w.mu.Lock()
 	defer w.mu.Unlock()

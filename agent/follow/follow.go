@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -246,3 +247,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
+
+// CourierRank is this node's place among those who may write the status branch; 0 is the courier. Nodes
+// that the remote does not answer come last.
+func (f *Follower) CourierRank() int {
+	well, lame := f.parties()
+	if slices.Contains(well, f.Node) {
+		return rank(courierKey, f.Node, well)
+	}
+	return len(well) + rank(courierKey, f.Node, lame)
+}
+
+// courierKey is what nodes are ranked by for the status branch: the same for ever, so that the courier
+// changes with the members alone.
+const courierKey = 0

@@ -2,6 +2,7 @@ package statusbranch_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,14 +11,10 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/gitsync/internal/gittest"
 	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/gitsync/trust"
-	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
 )
@@ -32,8 +29,20 @@ type member struct {
 	stop func()
 }
 
-// flock makes the keys of n nodes, and their Node objects.
-func flock(t *testing.T, n int) (members []*member, nodes []*corev1.Node) {
+// enrolled are the nodes that the config repository has.
+type enrolled []*member
+
+func (e enrolled) keys(node string) []ed25519.PublicKey {
+	for _, m := range e {
+		if m.name == node {
+			return []ed25519.PublicKey{m.key.Ed25519().Public().(ed25519.PublicKey)}
+		}
+	}
+	return nil
+}
+
+// flock makes n nodes with their keys.
+func flock(t *testing.T, n int) (members []*member, nodes enrolled) {
 	t.Helper()
 	for i := range n {
 		name := fmt.Sprintf("n%d", i)
@@ -42,19 +51,17 @@ func flock(t *testing.T, n int) (members []*member, nodes []*corev1.Node) {
 			t.Fatal(err)
 		}
 		members = append(members, &member{t: t, name: name, key: key})
-		nodes = append(nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
-			Name: name, Annotations: map[string]string{v1alpha1.NodeKeyAnnotation: key.AuthorizedKey()},
-		}})
+		nodes = append(nodes, members[i])
 	}
 	return members, nodes
 }
 
 // start lets m write, as the courier or standing by.
-func (m *member) start(remote gitstore.Remote, nodes []*corev1.Node, rank int, change func(*statusbranch.Config)) {
+func (m *member) start(remote gitstore.Remote, nodes enrolled, rank int, change func(*statusbranch.Config)) {
 	m.t.Helper()
 	m.rank.Store(int64(rank))
 	cfg := statusbranch.Config{
-		Remote: remote, Signer: m.key, PushesPerMinute: 6000, Keys: statusbranch.KeysOf(nodes),
+		Remote: remote, Signer: m.key, PushesPerMinute: 6000, Keys: nodes.keys,
 		Author:  gitstore.Ident{Name: m.name, Mail: m.name + "@pleach.invalid"},
 		Rank:    func() int { return int(m.rank.Load()) },
 		StandBy: 300 * time.Millisecond,
@@ -101,9 +108,9 @@ func view(members []*member, seqs ...int64) map[string][]byte {
 }
 
 // holds reads the branch as a node does: the numbers of all documents.
-func holds(t *testing.T, remote gitstore.Remote, nodes []*corev1.Node) (seqs map[string]int64, known statusbranch.Known) {
+func holds(t *testing.T, remote gitstore.Remote, nodes enrolled) (seqs map[string]int64, known statusbranch.Known) {
 	t.Helper()
-	known, err := statusbranch.Read(t.Context(), remote, "", nodes)
+	known, err := statusbranch.Read(t.Context(), remote, "", nodes.keys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +363,7 @@ func TestReadNothing(t *testing.T) {
 	l := gittest.New(t)
 	l.Commit("first", map[string]string{"a": "1"})
 	l.Push()
-	if known, err := statusbranch.Read(t.Context(), l.HTTP, "", nil); err != nil || known.Commit != "" {
+	if known, err := statusbranch.Read(t.Context(), l.HTTP, "", enrolled(nil).keys); err != nil || known.Commit != "" {
 		t.Errorf("no branch: %+v, %v", known, err)
 	}
 }

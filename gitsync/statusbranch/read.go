@@ -2,18 +2,15 @@ package statusbranch
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"golang.org/x/crypto/ssh"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/gitsync/trust"
-	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/gossip"
 )
 
@@ -30,7 +27,7 @@ type Known struct {
 // Read reads the status branch of a remote and verifies it. Nothing in it is an instruction: it serves a
 // node that starts while none of its peers answers, and people who want to know. It errors with
 // [gitstore.ErrUnreachable] when the remote does not answer.
-func Read(ctx context.Context, remote gitstore.Remote, branchName string, nodes []*corev1.Node) (Known, error) {
+func Read(ctx context.Context, remote gitstore.Remote, branchName string, keys Keys) (Known, error) {
 	if branchName == "" {
 		branchName = DefaultBranch
 	}
@@ -47,7 +44,7 @@ func Read(ctx context.Context, remote gitstore.Remote, branchName string, nodes 
 	if err != nil {
 		return known, fmt.Errorf("status branch %s: %w", branchName, err)
 	}
-	if known.Courier = courierOf(c, nodes); known.Courier == "" {
+	if known.Courier = courierOf(c, keys); known.Courier == "" {
 		known.Refused = append(known.Refused, fmt.Errorf("commit %.12s: is not signed by a node that is enrolled", tip))
 	}
 	if err := store.CheckTree(tip, branchLimits()); err != nil {
@@ -57,7 +54,7 @@ func Read(ctx context.Context, remote gitstore.Remote, branchName string, nodes 
 	if err != nil {
 		return known, fmt.Errorf("status branch %s: %w", branchName, err)
 	}
-	documents, refused, err := readDocuments(tree, KeysOf(nodes))
+	documents, refused, err := readDocuments(tree, keys)
 	if err != nil {
 		return known, fmt.Errorf("status branch %s: %w", branchName, err)
 	}
@@ -68,35 +65,12 @@ func Read(ctx context.Context, remote gitstore.Remote, branchName string, nodes 
 	return known, nil
 }
 
-// KeysOf returns the keys of the enrolled nodes.
-func KeysOf(nodes []*corev1.Node) Keys {
-	all := map[string][]ed25519.PublicKey{}
-	for _, n := range nodes {
-		keys, err := trust.ParseNodeKeys(n.Annotations[v1alpha1.NodeKeyAnnotation])
-		if err != nil {
-			continue // a node without a key signs nothing
-		}
-		for _, key := range keys {
-			if c, ok := key.(ssh.CryptoPublicKey); ok {
-				if raw, ok := c.CryptoPublicKey().(ed25519.PublicKey); ok {
-					all[n.Name] = append(all[n.Name], raw)
-				}
-			}
-		}
-	}
-	return func(node string) []ed25519.PublicKey { return all[node] }
-}
-
-func courierOf(c *gitstore.Commit, nodes []*corev1.Node) string {
-	for _, n := range nodes {
-		keys, err := trust.ParseNodeKeys(n.Annotations[v1alpha1.NodeKeyAnnotation])
-		if err != nil {
-			continue // a node without a key signs nothing
-		}
-		for _, key := range keys {
-			if trust.VerifyKey(c.Payload, c.Signature, key) == nil {
-				return n.Name
-			}
+// courierOf returns the node that signed a commit and says so in it, "" when that is not so.
+func courierOf(c *gitstore.Commit, keys Keys) string {
+	for _, raw := range keys(c.Author.Name) {
+		key, err := ssh.NewPublicKey(raw)
+		if err == nil && trust.VerifyKey(c.Payload, c.Signature, key) == nil {
+			return c.Author.Name
 		}
 	}
 	return ""
