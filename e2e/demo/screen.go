@@ -26,7 +26,7 @@ func (d *demo) suggestions(s services) []suggestion {
 	}
 	all := []suggestion{
 		{"Look", []command{
-			{line: fmt.Sprintf("export PLEACH_DIR=%s %s=%s PATH=%s:%s:$PATH", s.Nodes[0].Dir, dirVariable, d.dir, filepath.Dir(d.pleach), d.dir)},
+			{line: fmt.Sprintf("export PLEACH_DIR=%s %s=%s PATH=%s:%s:$PATH", s.Nodes[0].Dir, dirVariable, d.dir, d.dir, filepath.Dir(d.pleach))},
 			{line: "pleach status"},
 			{line: "pleach get deploy,pods -A -o wide"},
 			{line: "pleach logs deploy/podinfo"},
