@@ -20,7 +20,7 @@ func (j *judge) bounds(x *Record) *Violation {
 		if o == nil || !o.Rolling {
 			continue
 		}
-		surge, unavailable := o.MaxSurge, o.MaxUnavailable
+		surge, unavailable := j.limits(uid)
 		var down []string
 		for slot := range j.rolling {
 			if slot.Workload == uid && head.wants(slot) {
@@ -68,4 +68,26 @@ func (j *judge) surging(uid types.UID, head *Committed) (out []string) {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// limits are those of a workload's rolling updates. Where commits differ in them, a node that follows the
+// one and a node that follows the other each keep to theirs, and the two add up.
+func (j *judge) limits(uid types.UID) (surge, unavailable int) {
+	var surges, unavailables []int
+	for i := range j.r.History {
+		if w := j.r.History[i].workload(uid); w != nil {
+			surges, unavailables = append(surges, w.MaxSurge), append(unavailables, w.MaxUnavailable)
+		}
+	}
+	return twoLargest(surges), twoLargest(unavailables)
+}
+
+// twoLargest adds up the two largest of different numbers.
+func twoLargest(of []int) (sum int) {
+	slices.Sort(of)
+	of = slices.Compact(of)
+	for _, n := range of[max(0, len(of)-2):] {
+		sum += n
+	}
+	return sum
 }

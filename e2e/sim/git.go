@@ -175,8 +175,7 @@ func (w Workload) object(generation int64) reconcile.K8sObject {
 	return d
 }
 
-// author draws commits. The limits of a workload's rollout stay as they are: two commits under way
-// with different limits are bounded by neither of them.
+// author draws commits.
 type author struct {
 	r         *rand.Rand
 	workloads []Workload
@@ -187,13 +186,6 @@ type author struct {
 
 func newAuthor(r *rand.Rand, nodes int) *author {
 	a := &author{r: r}
-	limits := func() (surge, unavailable int) {
-		surge, unavailable = r.IntN(3), r.IntN(3)
-		if surge+unavailable == 0 {
-			surge = 1
-		}
-		return surge, unavailable
-	}
 	add := func(w Workload) {
 		w.Image, w.MinReady = a.image(), time.Duration(r.IntN(2)*r.IntN(3))*time.Second
 		w.App = apps[len(a.workloads)%len(apps)]
@@ -201,8 +193,8 @@ func newAuthor(r *rand.Rand, nodes int) *author {
 		a.present = append(a.present, true)
 	}
 	web, api := Workload{Name: "web", Kind: "Deployment"}, Workload{Name: "api", Kind: "Deployment"}
-	web.Surge, web.Unavailable = limits()
-	api.Surge, api.Unavailable = limits()
+	web.Surge, web.Unavailable = a.limits()
+	api.Surge, api.Unavailable = a.limits()
 	web.Replicas, api.Replicas = 1+r.IntN(nodes+3), 1+r.IntN(4)
 	add(web)
 	add(api)
@@ -228,6 +220,14 @@ const (
 	large          = 50
 	largeWorkloads = 38
 )
+
+func (a *author) limits() (surge, unavailable int) {
+	surge, unavailable = a.r.IntN(3), a.r.IntN(3)
+	if surge+unavailable == 0 {
+		surge = 1
+	}
+	return surge, unavailable
+}
 
 func (a *author) image() int {
 	a.images++
@@ -267,6 +267,11 @@ func (a *author) next() []Change {
 		}
 	case 4: // back to an earlier one
 		w.Image = 1 + a.r.IntN(a.images)
+	case 5:
+		if w.Kind == "Deployment" && !w.Recreate && a.r.IntN(3) == 0 {
+			w.Surge, w.Unavailable = a.limits()
+		}
+		w.Image = a.image()
 	default:
 		w.Image = a.image()
 	}

@@ -35,6 +35,9 @@ func (k *known) keep(d *reconcile.Decision) {
 	for _, uid := range d.Removed {
 		delete(k.slots, uid)
 	}
+	for _, w := range d.Workloads {
+		delete(k.slots, w.UID) // it may have no slots any more
+	}
 	for i := 0; i < len(d.Slots); {
 		from, uid := i, d.Slots[i].Slot.Workload
 		for i < len(d.Slots) && d.Slots[i].Slot.Workload == uid {

@@ -61,6 +61,7 @@ type node struct {
 const (
 	passEvery = 100 * time.Millisecond // the least time between two passes of a node
 	hearEvery = 250 * time.Millisecond // documents that come one after the other make one pass
+	hearLarge = time.Second            // the same in a large flock
 )
 
 // later does something on the machine unless the pod has started or ended meanwhile.

@@ -99,5 +99,9 @@ func (n *node) changed(j int) {
 	if sealed, ok := n.gossip.Document(name); ok {
 		n.docs[j] = n.w.opened[sealed.Version]
 	}
+	if len(n.w.nodes) >= large {
+		n.passAt(n.w.clock.now + hearLarge)
+		return
+	}
 	n.passAt(n.w.clock.now + hearEvery)
 }
