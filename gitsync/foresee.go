@@ -40,6 +40,11 @@ func Foresee(ctx context.Context, store *gitstore.Store, introduction, base, hea
 			base = ""
 		}
 	}
+	if empty, err := withoutCluster(store, head); err != nil {
+		return nil, err
+	} else if empty {
+		return nil, fmt.Errorf("%.12s has no %s: it is no commit of a config repository", head, v1alpha1.ClusterFile)
+	}
 	f := &Foresight{}
 	if base == "" {
 		p, err := f.first(ctx, store, head, judge)

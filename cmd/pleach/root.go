@@ -59,7 +59,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		statusCommand(l), getCommand(l), describeCommand(l), explainCommand(l), logsCommand(l), execCommand(l),
-		agentCommand(l), initCommand(l), nodeCommand(l), resetCommand(l), validateCommand(), planCommand(), versionCommand(),
+		agentCommand(l), initCommand(l), nodeCommand(l), resetCommand(l), validateCommand(), planCommand(), simCommand(), versionCommand(),
 	)
 	return root
 }

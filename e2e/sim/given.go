@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -67,7 +68,7 @@ func (w *world) quiet() bool {
 		return false
 	}
 	last := w.recording.Records[len(w.recording.Records)-1]
-	if w.clock.now-last.At < quietFor {
+	if w.clock.now-max(last.At, w.life.Calm+quietFor) < quietFor { // a node that is lost last is to be missed first
 		return false
 	}
 	for _, n := range w.nodes {
@@ -75,7 +76,7 @@ func (w *world) quiet() bool {
 			return false
 		}
 		for _, p := range n.pods.sorted() {
-			if n.machine && !p.instance.Ready {
+			if n.machine && !p.instance.Ready && p.instance.Phase != corev1.PodFailed {
 				return false
 			}
 		}
@@ -101,4 +102,73 @@ func (r *Recording) name(i int) string {
 		return r.Names[i]
 	}
 	return NodeName(i)
+}
+
+// Trouble draws all kinds of faults for a given flock, from a time on and for so long.
+func (g *Given) Trouble(seed uint64, from, length time.Duration) []Event {
+	var out []Event
+	for _, e := range Generate(seed, len(g.Machines), length).Events {
+		switch {
+		case e.Kind == Push, e.Kind == Refuse: // no commit follows that would be accepted instead
+		case e.For < 0: // who is lost for good is said by name
+		default:
+			e.At += from
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Outage is what the loss of a node does to one slot.
+type Outage struct {
+	Was   reconcile.Instance
+	Now   reconcile.Instance // that fills the slot again; zero when none did
+	Lasts time.Duration      // from the loss until it was ready
+}
+
+// Outages follows the slots that a node ran when it was lost, in the order in which they ran again; those
+// that never did come last.
+func (r *Recording) Outages(node string, at time.Duration) []Outage {
+	var last *reconcile.Document
+	for i := range r.Records {
+		if x := &r.Records[i]; x.At <= at && x.Writer == node {
+			last = &x.Document
+		}
+	}
+	if last == nil {
+		return nil
+	}
+	var out []Outage
+	for _, m := range last.Instances {
+		if m.Slot.Node != "" || m.Terminating {
+			continue // a DaemonSet's slot goes with its node
+		}
+		o := Outage{Was: m}
+		for i := range r.Records {
+			x := &r.Records[i]
+			if x.Writer == node || x.At <= at {
+				continue
+			}
+			if now, ok := readyIn(x, m.Slot); ok {
+				o.Now, o.Lasts = now, x.At-at
+				break
+			}
+		}
+		out = append(out, o)
+	}
+	slices.SortStableFunc(out, func(a, b Outage) int {
+		if (a.Now.Name == "") != (b.Now.Name == "") {
+			return cmp.Compare(len(b.Now.Name), len(a.Now.Name))
+		}
+		return cmp.Or(cmp.Compare(a.Lasts, b.Lasts), cmp.Compare(slotName(a.Was), slotName(b.Was)))
+	})
+	return out
+}
+
+func readyIn(x *Record, slot reconcile.Slot) (reconcile.Instance, bool) {
+	i := slices.IndexFunc(x.Document.Instances, func(m reconcile.Instance) bool { return m.Slot == slot && m.Ready && !m.Terminating })
+	if i < 0 {
+		return reconcile.Instance{}, false
+	}
+	return x.Document.Instances[i], true
 }
