@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/pleachdev/pleach/reconcile"
@@ -33,6 +34,10 @@ var Kinds = []Kind{
 	{"ReplicaSet", "apps", "replicasets", []string{"rs"}, true, true, func() reconcile.K8sObject { return new(appsv1.ReplicaSet) }},
 	{"ConfigMap", "", "configmaps", []string{"cm"}, true, false, func() reconcile.K8sObject { return new(corev1.ConfigMap) }},
 	{"Secret", "", "secrets", nil, true, false, func() reconcile.K8sObject { return new(corev1.Secret) }},
+	{"Role", rbacv1.GroupName, "roles", nil, true, false, func() reconcile.K8sObject { return new(rbacv1.Role) }},
+	{"RoleBinding", rbacv1.GroupName, "rolebindings", nil, true, false, func() reconcile.K8sObject { return new(rbacv1.RoleBinding) }},
+	{"ClusterRole", rbacv1.GroupName, "clusterroles", nil, false, false, func() reconcile.K8sObject { return new(rbacv1.ClusterRole) }},
+	{"ClusterRoleBinding", rbacv1.GroupName, "clusterrolebindings", nil, false, false, func() reconcile.K8sObject { return new(rbacv1.ClusterRoleBinding) }},
 	{"Namespace", "", "namespaces", []string{"ns"}, false, false, func() reconcile.K8sObject { return new(corev1.Namespace) }},
 	{"Node", "", "nodes", []string{"no"}, false, false, func() reconcile.K8sObject { return new(corev1.Node) }},
 	{"Event", "", "events", []string{"ev"}, true, false, func() reconcile.K8sObject { return new(corev1.Event) }},

@@ -169,6 +169,9 @@ func (v view) nodes() []reconcile.K8sObject {
 				Message: "this node has not been heard of", LastTransitionTime: n.CreationTimestamp,
 			}}
 		}
+		if m := v.Member(n.Name); m != nil && m.Standing != state.Alive {
+			n.Status.Conditions = unknown(n.Status.Conditions, m)
+		}
 		out = append(out, n)
 	}
 	return out
@@ -192,7 +195,11 @@ func (v view) pods() []reconcile.K8sObject {
 		}
 		for i := range d.Instances {
 			inst := &d.Instances[i]
-			out = append(out, remotePod(inst, d, templates[templateKey{inst.Kind, inst.Namespace, inst.Owner, inst.Revision}]))
+			p := remotePod(inst, d, templates[templateKey{inst.Kind, inst.Namespace, inst.Owner, inst.Revision}])
+			if m := v.Member(d.Node); m != nil && m.Standing == state.Gone {
+				lose(p, m)
+			}
+			out = append(out, p)
 		}
 	}
 	return out

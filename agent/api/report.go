@@ -15,6 +15,7 @@ import (
 	"github.com/pleachdev/pleach/gitsync/manifest"
 	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/state"
 )
 
 // Status is what "pleach status" shows: the whole node at one moment.
@@ -46,13 +47,22 @@ type Unit struct {
 
 // NodeSummary is one node in a Status.
 type NodeSummary struct {
-	Name    string           `json:"name"`
-	Known   bool             `json:"known"` // a document of it is here
-	Ready   bool             `json:"ready"`
-	Reason  string           `json:"reason,omitempty"` // why it is not ready
-	Head    reconcile.Commit `json:"head"`
-	Pods    int              `json:"pods"`
-	Running int              `json:"running"`
+	Name   string `json:"name"`
+	Known  bool   `json:"known"` // a document of it is here
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"` // why it is not ready
+	// Standing is how this node holds it, and since when; "" for this node itself, and for one that was
+	// not heard of.
+	Standing state.Standing `json:"standing,omitempty"`
+	Since    time.Time      `json:"since,omitzero"`
+	Heard    time.Time      `json:"heard,omitzero"` // when its newest document came
+	// Scheduling is "" where pods may come, else "cordoned" or "draining".
+	Scheduling string           `json:"scheduling,omitempty"`
+	Head       reconcile.Commit `json:"head"`
+	// Behind names the units that it accepted at another commit than this node.
+	Behind  []string `json:"behind,omitempty"`
+	Pods    int      `json:"pods"`
+	Running int      `json:"running"`
 }
 
 // Description is all that is known of one object, for "pleach describe".
@@ -86,6 +96,8 @@ type Explanation struct {
 	Reason     string   `json:"reason,omitempty"`
 	// Pods fill the slot; none when it is open, two during a surge.
 	Pods []*reconcile.Instance `json:"pods,omitempty"`
+	// Standings say of the pods' nodes that are not alive how they are held, by node.
+	Standings map[string]string `json:"standings,omitempty"`
 }
 
 func (v view) status() Status {
@@ -110,7 +122,22 @@ func (v view) status() Status {
 		unit(app.Name, app.Commit, len(app.Objects))
 	}
 	for _, n := range a.Nodes {
-		st.Nodes = append(st.Nodes, summary(n.Name, v.Document(n.Name)))
+		s := summary(n.Name, v.Document(n.Name))
+		s.hold(v.Member(n.Name))
+		if n.Spec.Unschedulable {
+			s.Scheduling = "cordoned"
+		}
+		if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == DrainTaint }) {
+			s.Scheduling = "draining"
+		}
+		if d := v.Document(n.Name); d != nil {
+			for _, u := range st.Units {
+				if d.Accepted != nil && d.Accepted[u.Name].ID != u.Commit.ID {
+					s.Behind = append(s.Behind, u.Name)
+				}
+			}
+		}
+		st.Nodes = append(st.Nodes, s)
 	}
 	return st
 }
@@ -244,6 +271,12 @@ func (v view) explain(k Kind, namespace, name, slot string) []Explanation {
 		if wanted(inst.Kind, inst.Namespace, inst.Owner, inst.Slot) {
 			e := get(inst.Kind, inst.Namespace, inst.Owner, inst.Slot)
 			e.Pods = append(e.Pods, inst)
+			if m := v.Member(inst.Node); m != nil && m.Standing != state.Alive {
+				if e.Standings == nil {
+					e.Standings = map[string]string{}
+				}
+				e.Standings[inst.Node] = standing(m)
+			}
 			e.Node = cmp.Or(e.Node, inst.Node)
 		}
 	}

@@ -53,11 +53,11 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 func tablesOf(k Kind) []state.Table {
 	switch k.Kind {
 	case "Pod":
-		return []state.Table{state.Pods, state.Documents, state.Accepted}
+		return []state.Table{state.Pods, state.Documents, state.Accepted, state.Members}
 	case "Event":
 		return []state.Table{state.Events}
 	case "Node", "ReplicaSet":
-		return []state.Table{state.Documents, state.Accepted, state.Workloads}
+		return []state.Table{state.Documents, state.Accepted, state.Workloads, state.Members}
 	default:
 		return []state.Table{state.Accepted, state.Workloads}
 	}

@@ -101,6 +101,9 @@ func explain(w io.Writer, e api.Explanation, blank bool) error {
 	}
 	for _, p := range e.Pods {
 		line("pod", "%s", podWords(p))
+		if text, lost := e.Standings[p.Node]; lost {
+			line("", "node %s is %s", p.Node, printable(text))
+		}
 	}
 	if e.Source.Path != "" {
 		line("line", "%s (app %s)", place(e.Source.Path, e.Source.Line), e.Source.App)
@@ -122,7 +125,10 @@ func podWords(p *reconcile.Instance) string {
 		state = p.Reason
 	}
 	text := fmt.Sprintf("%s on %s, %s, revision %s", p.Name, p.Node, state, p.Revision)
-	if p.Cause != "" {
+	switch node, boot, lost := strings.Cut(p.Cause, "/"); {
+	case lost:
+		text += fmt.Sprintf(", started in place of one that was lost with node %s (its start %s)", node, boot)
+	case p.Cause != "":
 		text += ", started because of " + p.Cause[:min(12, len(p.Cause))]
 	}
 	return text

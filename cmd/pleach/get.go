@@ -31,12 +31,14 @@ func getCommand(l *local) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get KIND[,KIND...] [NAME...] | KIND/NAME...",
 		Short: "List objects, with kubectl's columns",
-		Long: `List objects as this node knows them. Its own pods come with their full status, pods of
-other nodes with what those nodes tell of them. The values of Secrets are never printed:
+		Long: `List objects of the whole flock as this node knows them. Its own pods come with their full
+status, pods of other nodes with what those nodes tell of them; a node that is gone is
+NotReady, and its pods are NodeLost. The values of Secrets are never printed:
 -o yaml and -o json show their keys, and their sizes in an annotation.
 
 Kinds: pods (po), deployments (deploy), replicasets (rs), daemonsets (ds), configmaps (cm),
-secrets, namespaces (ns), nodes (no), events (ev), all.`,
+secrets, roles, rolebindings, clusterroles, clusterrolebindings, namespaces (ns), nodes (no),
+events (ev), all.`,
 		Example: `  pleach get pods
   pleach get deploy,rs -A
   pleach get pod web-7c9f4d5b6a-x2k8q -o yaml

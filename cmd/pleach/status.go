@@ -2,13 +2,10 @@ package main
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,10 +18,13 @@ func statusCommand(l *local) *cobra.Command {
 	var watch bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show what this node follows, what was refused, and how the workloads are",
+		Short: "Show what the flock follows, what was refused, and how nodes and workloads are",
 		Long: `Show which commits are in force and which were refused, with the reasons and what to do;
-how every workload is and what it waits for; and whether the config repository and the
-status branch can be reached.`,
+which nodes are there, and since when one is not; how every workload is and what it waits
+for; and whether the config repository and the status branch can be reached.
+
+With -w it goes on until Ctrl-C: at a terminal as a page that is drawn again, else as a
+line for everything that changes.`,
 		Example: `  pleach status
   pleach status -w`,
 		Args: usage(cobra.NoArgs),
@@ -32,7 +32,7 @@ status branch can be reached.`,
 			out := cmd.OutOrStdout()
 			p := page{colour: isTerminal(out)}
 			if watch {
-				return p.follow(cmd.Context(), l.client(), out)
+				return watchStatus(cmd.Context(), l.client(), out)
 			}
 			st, err := l.client().Status(cmd.Context())
 			if err != nil {
@@ -42,7 +42,7 @@ status branch can be reached.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "draw it again when something changes")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on, and show what changes")
 	return cmd
 }
 
@@ -61,55 +61,13 @@ func (p page) paint(code, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-// follow asks once a second: ages move even when nothing else does. Where nobody looks at a
-// terminal, a page is written only when it differs from the last.
-func (p page) follow(ctx context.Context, c *api.Client, out io.Writer) error {
-	for last := ""; ; {
-		st, err := c.Status(ctx)
-		text := ""
-		switch {
-		case errors.Is(err, api.ErrNoAgent): // it may come back: an upgrade, a crash
-			text = "pleach: " + err.Error() + "\n"
-		case err != nil:
-			return err
-		default:
-			text = p.render(st)
-		}
-		switch {
-		case p.colour:
-			// home, each line cleared to its end, then what is left of a longer page before
-			text = "\x1b[H" + strings.ReplaceAll(text, "\n", "\x1b[K\n") + "\x1b[J"
-			if last == "" {
-				text = "\x1b[2J" + text
-			}
-		case text == last:
-			text = ""
-		case last != "":
-			last, text = text, "\n"+text
-		default:
-			last = text
-		}
-		if p.colour {
-			last = text
-		}
-		if _, err := io.WriteString(out, text); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
-	}
-}
-
 // render writes the whole page.
 func (p page) render(st *api.Status) string {
 	var b strings.Builder
 	p.heads(&b, st)
 	if st.Head.ID != "" {
 		p.section(&b, "APPS", "NAME\tCOMMIT\tOBJECTS\tSTATE", p.units(st))
-		p.section(&b, "NODES", "NAME\tSTATE\tPODS\tHEAD", p.nodes(st))
+		p.section(&b, "NODES", "NAME\tSTATE\tPODS\tHEAD\tBEHIND", p.nodes(st))
 		p.section(&b, "WORKLOADS", "NAMESPACE\tNAME\tREADY\tUP-TO-DATE\tAVAILABLE\tSTATE", p.workloads(st))
 	}
 	p.waiting(&b, st)
@@ -212,24 +170,42 @@ func (p page) units(st *api.Status) []string {
 func (p page) nodes(st *api.Status) []string {
 	var rows []string
 	for _, n := range st.Nodes {
-		state := "Ready" // not in colour: it is not the last column
-		if !n.Ready {
-			state = "NotReady: " + printable(n.Reason)
+		behind := cmp.Or(strings.Join(n.Behind, ", "), "-")
+		if len(n.Behind) > 0 {
+			behind = p.paint(yellow, behind)
 		}
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%d of %d running\t%s", n.Name, state, n.Running, n.Pods, short(n.Head)))
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%d of %d running\t%s\t%s", n.Name, nodeState(n), n.Running, n.Pods, short(n.Head), behind))
 	}
 	return rows
+}
+
+// nodeState is not in colour: it is not the last column.
+func nodeState(n api.NodeSummary) string {
+	state := "Ready"
+	if !n.Ready {
+		state = "NotReady"
+	}
+	if n.Scheduling != "" {
+		state += ", " + n.Scheduling
+	}
+	if !n.Ready {
+		state += ": " + printable(n.Reason)
+	}
+	return state
+}
+
+// workloadName is "deploy/web".
+func workloadName(w *reconcile.WorkloadStatus) string {
+	if k, err := api.FindKind(w.Kind); err == nil && len(k.Short) > 0 {
+		return k.Short[0] + "/" + w.Name
+	}
+	return strings.ToLower(w.Kind) + "/" + w.Name
 }
 
 func (p page) workloads(st *api.Status) []string {
 	var rows []string
 	for _, w := range st.Workloads {
-		k, err := api.FindKind(w.Kind)
-		name := strings.ToLower(w.Kind) + "/" + w.Name
-		if err == nil && len(k.Short) > 0 {
-			name = k.Short[0] + "/" + w.Name
-		}
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%d/%d\t%d\t%d\t%s", w.Namespace, name, w.Ready, w.Desired, w.Updated, w.Available, p.workloadState(w)))
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%d/%d\t%d\t%d\t%s", w.Namespace, workloadName(w), w.Ready, w.Desired, w.Updated, w.Available, p.workloadState(w)))
 	}
 	return rows
 }
@@ -281,14 +257,7 @@ func (p page) refusals(b *strings.Builder, st *api.Status) {
 	}
 	b.WriteString("\n" + p.paint(bold, "REFUSED") + "\n")
 	for _, r := range st.Refusals {
-		what := "app " + r.App
-		switch r.App {
-		case "":
-			what = "everything"
-		case gitsync.ClusterUnit:
-			what = "the cluster's own files"
-		}
-		fmt.Fprintf(b, "  %s %q by %s, for %s\n", p.paint(red, short(r.Commit)), r.Subject, printable(r.Author), what)
+		fmt.Fprintf(b, "  %s %q by %s, for %s\n", p.paint(red, short(r.Commit)), r.Subject, printable(r.Author), unitName(r.App))
 		for _, finding := range r.Findings() {
 			fmt.Fprintf(b, "    %s\n", printable(finding))
 		}
@@ -299,6 +268,17 @@ func (p page) refusals(b *strings.Builder, st *api.Status) {
 		fmt.Fprintf(b, "    still running: %s\n", running)
 		fmt.Fprintf(b, "    to fix: %s\n", r.Remedy())
 	}
+}
+
+// unitName is a unit of acceptance as people call it.
+func unitName(unit string) string {
+	switch unit {
+	case "":
+		return "everything"
+	case gitsync.ClusterUnit:
+		return "the cluster's own files"
+	}
+	return "app " + unit
 }
 
 // printable keeps what others wrote (commit messages, errors of remotes) from steering the terminal

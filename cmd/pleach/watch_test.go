@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"io"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/pleachdev/pleach/agent/api"
+	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/state"
 )
 
@@ -89,16 +91,87 @@ func TestGetWatchPrintsWhatIsThereThenChanges(t *testing.T) {
 	want(t, lines, "web-7c9f4d5b6a-bbbbb", "1/1", "Evicted", "0", "2d")
 }
 
-func TestStatusWatchWritesAgainOnlyWhatChanged(t *testing.T) {
+// wantEvent is want for a line that begins with a time of day.
+func wantEvent(t *testing.T, lines *bufio.Scanner, text string) {
+	t.Helper()
+	if !lines.Scan() {
+		t.Fatalf("the output ended: %v", lines.Err())
+	}
+	at, got, _ := strings.Cut(lines.Text(), " ")
+	if _, err := time.Parse(time.TimeOnly, at); err != nil || got != text {
+		t.Errorf("got %q, want a time and %q", lines.Text(), text)
+	}
+}
+
+func TestStatusWatchWritesALineForEachChange(t *testing.T) {
 	store := state.New()
 	lines, stop := start(t, "--dir", serve(t, store), "status", "-w")
-	want(t, lines, "Node", "node-1,", "pleach", "v0.1.0")
-	want(t, lines, "Remote", "none,", "not", "asked", "yet")
-	want(t, lines, "Head", "no", "commit", "was", "verified", "yet")
-	fill(store)
-	want(t, lines)
-	want(t, lines, "Cluster", "demo")
+	wantEvent(t, lines, "agent: answers, v0.1.0")
+	wantEvent(t, lines, "head: none")
+	wantEvent(t, lines, "remote: not asked yet")
+	a := fixtureAccepted()
+	a.Apps, a.Refusals, a.Nodes = a.Apps[:1], a.Refusals[:1], a.Nodes[:2]
+	store.SetAccepted(a)
+	wantEvent(t, lines, "head: cccccccccccc")
+	wantEvent(t, lines, "node node-1: NotReady: not heard of, 0 of 0 pods running, head none")
+	wantEvent(t, lines, "node node-2: NotReady: not heard of, 0 of 0 pods running, head none")
+	wantEvent(t, lines, "the cluster's own files: at aaaaaaaaaaaa")
+	wantEvent(t, lines, "app tools: at bbbbbbbbbbbb")
+	wantEvent(t, lines, `refused cccccccccccc for app web: "web: more replicas" by Ann <ann@example.com>: the manifests have errors`)
+	store.SetDocument(document("node-2"))
+	wantEvent(t, lines, "node node-2: Ready, 0 of 0 pods running, head cccccccccccc")
+	store.SetMembers([]state.Member{{Node: "node-2", Standing: state.Gone, Since: time.Unix(0, 0), Reason: "node-1, node-3 agree"}})
+	wantEvent(t, lines, "node node-2: NotReady: gone since 1970-01-01T00:00:00Z: node-1, node-3 agree, 0 of 0 pods running, head cccccccccccc")
+	store.SetWorkloads([]reconcile.WorkloadStatus{{
+		Kind: "Deployment", Namespace: "default", Name: "web", Desired: 3, Updated: 1, Ready: 2,
+		Waiting: []reconcile.SlotReason{{Slot: reconcile.Slot{Ordinal: 1}, Reason: "waits for slot 0"}},
+	}})
+	wantEvent(t, lines, "default deploy/web: 1 updated, 2 ready of 3, 1 of 3 slots wait; slot 1: waits for slot 0")
+	mended := *a
+	mended.Refusals = nil
+	store.SetAccepted(&mended)
+	wantEvent(t, lines, "refused cccccccccccc for app web: no more")
 	stop()
+}
+
+// A page is written over the last one, never cleared first, and cut to the terminal; at the end the
+// terminal is as before, with the last page in it.
+func TestStatusScreen(t *testing.T) {
+	var out bytes.Buffer
+	height := 4
+	s := &screen{out: &out, size: func() (int, int) { return 80, height }}
+	st := &api.Status{Node: "n1", Version: "v1"}
+	next := func() string {
+		out.Reset()
+		if err := s.show(st, nil); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	if err := s.open(); err != nil {
+		t.Fatal(err)
+	}
+	first := next()
+	for _, want := range []string{"\x1b[?2026h\x1b[H", "n1, pleach v1\x1b[K\r\n", "\x1b[J\x1b[?2026l"} {
+		if !strings.Contains(first, want) {
+			t.Errorf("lacks %q: %q", want, first)
+		}
+	}
+	if strings.Contains(first, "\x1b[2J") || strings.Count(first, "\r\n") >= height {
+		t.Errorf("cleared, or too long: %q", first)
+	}
+	if again := next(); again != "" {
+		t.Errorf("the same page was drawn again: %q", again)
+	}
+	st.Cluster = "garden"
+	if cut := next(); !strings.Contains(cut, "… 2 more lines: pleach status") || strings.Count(cut, "\r\n") >= height {
+		t.Errorf("a page that is too long: %q", cut)
+	}
+	out.Reset()
+	s.close()
+	if got := out.String(); !strings.HasPrefix(got, "\x1b[?7h\x1b[?25h\x1b[?1049l") || !strings.Contains(got, "garden") || !strings.Contains(got, "Head") {
+		t.Errorf("at the end: %q", got)
+	}
 }
 
 func TestStatusIsColouredForPeopleAlone(t *testing.T) {
