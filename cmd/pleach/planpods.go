@@ -164,6 +164,9 @@ func (c *comparison) slot(slot reconcile.Slot, name string, d reconcile.SlotDeci
 	case runs && ran && now.UID == old.UID:
 		p.Change = stays
 		c.totals.Stays++
+		if d.Rule == reconcile.RuleRollout || d.Rule == reconcile.RulePlacement || d.Rule == reconcile.RuleClaim {
+			p.Reason = "keeps revision " + old.Revision + ": " + d.Reason
+		}
 		return p
 	case runs && !ran:
 		p.Change = starts

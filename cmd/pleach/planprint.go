@@ -98,7 +98,7 @@ func (r refusal) title() string {
 func (w *workloadPlan) shown(all bool) []slotPlan {
 	var out []slotPlan
 	for _, s := range w.Slots {
-		if all || s.Change != stays {
+		if all || s.Change != stays || s.Reason != "" {
 			out = append(out, s)
 		}
 	}

@@ -226,6 +226,9 @@ func (p *prospect) enrolled() {
 	if len(unknown) > 0 {
 		p.note("nobody said what %s can take (--nodes FILE, or fetch the status branch): taken as room for 110 pods of any size", list(unknown))
 	}
+	if len(p.documents) == 0 {
+		p.origin = ""
+	}
 	if len(p.documents) == 0 && p.foresight.Before != nil {
 		p.note("nobody said what runs: placed as if the flock had started with %s", p.base)
 	}
