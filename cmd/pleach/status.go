@@ -115,6 +115,9 @@ func (p page) remote(st *api.Status) string {
 		if !r.LastOK.IsZero() {
 			last = "it last answered " + since(r.LastOK, st.Now) + " ago"
 		}
+		if !r.PeersSince.IsZero() {
+			last += "; this node follows its peers since " + since(r.PeersSince, st.Now)
+		}
 		return where + ", " + p.paint(red, "unreachable: "+printable(r.Err)) + "; " + last
 	}
 	return where + ", asked " + since(r.LastOK, st.Now) + " ago"

@@ -176,6 +176,9 @@ func factsOf(st *api.Status) []fact {
 		add("remote", "not asked yet")
 	case st.Remote.Err != "":
 		add("remote", "unreachable: %s", printable(st.Remote.Err))
+		if !st.Remote.PeersSince.IsZero() {
+			add("follows", "its peers, since %s", st.Remote.PeersSince.Format(time.TimeOnly))
+		}
 	default:
 		add("remote", "answers")
 	}

@@ -171,9 +171,13 @@ func (b *branch) read(ctx context.Context) error {
 	if c, err := store.Commit(tip); err == nil {
 		b.history = historyOf(c)
 	}
-	if err := store.CheckTree(tip, branchLimits()); err != nil {
-		b.known, b.tip = true, tip // somebody's else: all of it is written again
+	err = store.CheckTree(tip, branchLimits())
+	if _, foreign := errors.AsType[*gitstore.ObjectError](err); foreign {
+		b.known, b.tip = true, tip // nothing of ours: all of it is written again
 		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("status branch %s: %w", b.cfg.Branch, err)
 	}
 	if err := b.list(tree, "."); err != nil {
 		return fmt.Errorf("status branch %s: %w", b.cfg.Branch, err)

@@ -10,12 +10,14 @@ import (
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 )
 
+// DefaultMaxCommits and DefaultMaxAge bound the history of the branch: the commit after that begins a
+// new one. It is signed like all others, and what it replaces is the remote's to throw away.
 const (
-	// DefaultMaxCommits and DefaultMaxAge bound the history of the branch: the commit after that begins a
-	// new one. It is signed like all others, and what it replaces is the remote's to throw away.
 	DefaultMaxCommits = 5000
 	DefaultMaxAge     = 30 * 24 * time.Hour
+)
 
+const (
 	commitsTrailer = "Pleach-Commits"
 	sinceTrailer   = "Pleach-Since"
 )
