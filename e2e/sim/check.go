@@ -387,12 +387,16 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		if x.Document.Seq == 1 {
 			return nil // decided in a boot that was cut short, by what was known then
 		}
+		// What is not available yet may withdraw in favour of any that is ready.
+		w := j.known(m.Slot.Workload)
+		young := w != nil && x.At-j.since[m.UID] < time.Duration(w.MinReadySeconds+1)*time.Second
 		for _, name := range sortedKeys(j.before) {
 			off, isOff := j.off[name]
 			for _, o := range j.before[name].Instances {
+				// Of which revision it is does not matter: among earlier ones, too, one pod is enough.
 				at, was := j.ready[o.UID]
 				switch {
-				case o.Slot != m.Slot || o.Revision != m.Revision || !was || !senior(o, m):
+				case o.Slot != m.Slot || o.UID == m.UID || !was || !senior(o, m) && !young:
 				case isOff && x.At-off > answeredWithin:
 				case o.Ready || x.At-at <= answeredWithin:
 					return nil
