@@ -45,10 +45,14 @@ type flock struct {
 	watch    gate.State
 	members  *membership.Membership // nil while the node is alone
 	enrolled []string
-	alive    int           // members, without this node
-	left     *gate.Durable // of the agent before; nil when it left nothing
+	alive    int             // members, without this node
+	met      map[string]bool // members that were greeted
+	left     *gate.Durable   // of the agent before; nil when it left nothing
 	keep     keeper
 	waiting  map[question][]chan<- gate.Answer // witnesses' questions that wait for an answer of the gate
+	heardAt  map[string]time.Time              // when the newest document of each node came
+	stale    bool                              // what show last showed
+	shown    time.Time
 
 	mu   sync.Mutex
 	view view
@@ -73,7 +77,7 @@ type question struct{ by, about string }
 func newFlock(n *node) *flock {
 	f := &flock{
 		node: n, book: newBook(n.Node), mux: http.NewServeMux(), events: make(chan any, 256), bounds: newLimits(),
-		waiting: map[question][]chan<- gate.Answer{}, decoded: map[string]*heard{}, news: make(chan struct{}, 1),
+		waiting: map[question][]chan<- gate.Answer{}, heardAt: map[string]time.Time{}, decoded: map[string]*heard{}, news: make(chan struct{}, 1),
 	}
 	f.number.Store(n.boot)
 	f.peers = peer.New(peer.Config{
@@ -222,7 +226,7 @@ func (f *flock) drive(ctx context.Context, joined <-chan *membership.Membership)
 			f.take(ctx, gossip.Tick{})
 			f.take(ctx, gate.Tick{})
 		}
-		f.show()
+		f.show(time.Now())
 		if f.members == nil {
 			continue // nobody to wait for
 		}
@@ -241,31 +245,61 @@ func (f *flock) take(ctx context.Context, e any) {
 	switch e := e.(type) {
 	case func():
 		e()
+	case exchange:
+		e.answer <- f.receive(ctx, e.Receive, now) // buffered by one
+	case gossip.Receive:
+		for _, m := range f.receive(ctx, e, now) {
+			f.outbox.send(e.From, m)
+		}
 	case gossip.Event:
 		var effects []gossip.Effect
 		f.spread, effects = gossip.Step(f.spread, e, now)
 		for _, x := range effects {
 			f.gossiped(ctx, x)
 		}
-		if r, ok := e.(gossip.Receive); ok {
-			for _, d := range r.Message.Documents {
-				if d.Node == r.From {
-					f.take(ctx, gate.HandedOver{Node: d.Node})
-				}
-			}
-		}
 	case gate.Event:
 		var effects []gate.Effect
 		f.watch, effects = gate.Step(f.watch, e, now)
+		if _, tick := e.(gate.Tick); !tick || len(effects) > 0 || now.Sub(f.shown) > time.Second {
+			f.stale = true
+		}
 		for _, x := range effects {
 			f.gated(ctx, x)
 		}
 	}
 }
 
+// exchange is a message of a peer that waits for what there is to say to it.
+type exchange struct {
+	gossip.Receive
+	answer chan<- []gossip.Message
+}
+
+// receive takes in a message of a peer and returns what is to be said to it. That goes back over the same
+// connection where there is one: of two machines with one name the other is reached at the address that
+// everybody knows, and this one would never hear of it.
+func (f *flock) receive(ctx context.Context, r gossip.Receive, now time.Time) []gossip.Message {
+	var effects []gossip.Effect
+	f.spread, effects = gossip.Step(f.spread, r, now)
+	var answer []gossip.Message
+	for _, x := range effects {
+		if send, ok := x.(gossip.Send); ok && send.To == r.From {
+			answer = append(answer, send.Message)
+			continue
+		}
+		f.gossiped(ctx, x)
+	}
+	for _, d := range r.Message.Documents {
+		if d.Node == r.From {
+			f.take(ctx, gate.HandedOver{Node: d.Node})
+		}
+	}
+	return answer
+}
+
 // enrol takes in the nodes of a newly accepted commit.
 func (f *flock) enrol(ctx context.Context, names []string, head reconcile.Commit) {
-	f.enrolled = names
+	f.enrolled, f.stale = names, true
 	f.take(ctx, gossip.Enrolled{Names: names})
 	f.take(ctx, gate.Enrolled{Names: names})
 	f.take(ctx, gossip.Verified{Head: head})
@@ -286,13 +320,34 @@ func (f *flock) meet(ctx context.Context) {
 			failed = append(failed, m.Name)
 		}
 	}
-	f.alive = len(alive)
+	f.greet(alive)
+	f.alive, f.stale = len(alive), true
 	f.take(ctx, gossip.Members{Names: alive})
 	f.take(ctx, gate.Members{Alive: alive, Failed: failed})
 	if c, ok := f.members.Conflict(time.Now()); ok {
 		f.happened("NameConflict", fmt.Sprintf("another machine, at %s, calls itself by this node's name and has its key", c.There))
 	}
 }
+
+// greet hands this node's document straight to members that were not there before: to be heard of by
+// comparison would take them seconds, in which they may claim nothing.
+func (f *flock) greet(alive []string) {
+	own, ok := f.spread.Document(f.Node)
+	met := make(map[string]bool, len(alive))
+	greeted := 0
+	for _, node := range alive {
+		met[node] = true
+		if ok && !f.met[node] && greeted < maxGreeted {
+			f.outbox.send(node, gossip.Message{Documents: []gossip.Sealed{own}})
+			greeted++
+		}
+	}
+	if ok { // before that, the first document is announced when it is there
+		f.met = met
+	}
+}
+
+const maxGreeted = 16 // at a time: a large flock that starts at once compares instead
 
 // happened records an event about this node.
 func (f *flock) happened(reason, message string) {

@@ -2,12 +2,13 @@ package agent
 
 import (
 	"context"
-	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,11 +24,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/agent/api"
+	"github.com/pleachdev/pleach/agent/follow"
 	"github.com/pleachdev/pleach/agent/machine"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+	"github.com/pleachdev/pleach/gossip/peer"
 	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/reconcile/gate"
 	"github.com/pleachdev/pleach/state"
 )
 
@@ -158,6 +162,7 @@ func (f *testFlock) start(name string, a *gitsync.Accepted) {
 		fresh.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", name)
 	}
 	fresh.ready.runtime = func() error { return nil }
+	fresh.following = follow.New(follow.Config{Node: name, Store: fresh.store, Log: fresh.Log})
 	var err error
 	if fresh.boot, err = nextBoot(n.Dir); err != nil {
 		t.Fatal(err)
@@ -186,9 +191,8 @@ func (f *testFlock) start(name string, a *gitsync.Accepted) {
 		node: name, flock: fresh.flock, pods: n.pods, store: fresh.store, metrics: metrics, memory: memory, key: n.signer.Ed25519(),
 		log: fresh.Log, publish: func(map[string][]byte) {}, starting: map[types.UID]time.Time{},
 		self: func() reconcile.Document {
-			doc := fresh.document()
-			doc.Allocatable = room
-			return doc
+			lacks, since := fresh.ready.get()
+			return reconcile.Document{Allocatable: room, Conditions: []corev1.NodeCondition{nodeReady(lacks, lacks, since)}}
 		},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -227,7 +231,7 @@ func (f *testFlock) slots(of ...string) string {
 // once waits until ready says so, and says what there is when it never does.
 func (f *testFlock) once(what string, ready func() bool) {
 	f.t.Helper()
-	deadline := time.Now().Add(90 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for !ready() {
 		if time.Now().After(deadline) {
 			f.t.Fatalf("never came: %s; slots %s", what, f.slots())
@@ -290,4 +294,154 @@ func TestThreeAgentsAgree(t *testing.T) {
 	f.once("nine replicas, one each", func() bool { return f.each(9) })
 }
 
-var _ = ed25519.PublicKeySize
+// unplug takes a node's host off the network, as seen by the others.
+func (f *testFlock) unplug(name string) {
+	nowhere := netip.MustParseAddrPort("255.255.255.255:7434")
+	f.ports[name] = 1 // nobody listens there
+	for other, n := range f.nodes {
+		if other != name {
+			n.flock.book.mu.Lock()
+			n.flock.book.told[name], n.flock.book.written[name] = nowhere, nowhere.String()
+			n.flock.book.mu.Unlock()
+		}
+	}
+}
+
+func TestADeadNodeIsReplacedAndADeadAgentIsNot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for failure detection, about half a minute")
+	}
+	f := newTestFlock(t, "a", "b", "c")
+	accepted := f.accepted(2, 6)
+	for name := range f.nodes {
+		f.start(name, accepted)
+	}
+	f.once("six replicas, one each", func() bool { return f.each(6) })
+	before := f.slots()
+
+	// c's agent dies; its host still answers.
+	f.nodes["c"].stop()
+	f.once("a and b find that c's host answers without its agent", func() bool {
+		for _, name := range []string{"a", "b"} {
+			m := f.nodes[name].store.Snapshot().Member("c")
+			if m == nil || m.Standing != state.Failed || !strings.Contains(m.Reason, "host answers") {
+				return false
+			}
+		}
+		return true
+	})
+	time.Sleep(2 * gate.HoldDown) // what must not happen cannot be waited for
+	if got := f.slots(); got != before {
+		t.Fatalf("slots are at %s, want %s: c's agent is down and its pods run", got, before)
+	}
+
+	// Now the host is gone too.
+	f.unplug("c")
+	f.once("six replicas on the two that are left", func() bool { return f.each(6, "a", "b") })
+	f.once("both hold c for gone", func() bool {
+		for _, name := range []string{"a", "b"} {
+			if m := f.nodes[name].store.Snapshot().Member("c"); m == nil || m.Standing != state.Gone {
+				return false
+			}
+		}
+		return true
+	})
+
+	// It comes back, with its pods: they are surplus now.
+	f.ports["c"] = f.nodes["c"].peerBind.Port()
+	for _, n := range f.nodes {
+		n.flock.book.mu.Lock()
+		n.flock.book.written["c"] = n.flock.book.written["c"][:0]
+		n.flock.book.told["c"] = f.nodes["c"].peerBind
+		n.flock.book.mu.Unlock()
+	}
+	f.start("c", accepted)
+	f.once("six replicas, one each", func() bool { return f.each(6) })
+	f.once("c counts again", func() bool {
+		m := f.nodes["a"].store.Snapshot().Member("c")
+		return m != nil && m.Standing == state.Alive
+	})
+}
+
+func TestTwoMachinesWithOneKeyStartNothingMore(t *testing.T) {
+	f := newTestFlock(t, "a", "b")
+	accepted := f.accepted(2, 4)
+	f.start("a", accepted)
+	f.start("b", accepted)
+	f.once("four replicas, one each", func() bool { return f.each(4) })
+
+	// A copy of b's disk, on another machine.
+	twin := f.nodes["b"].node
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(twin.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	original := f.nodes["b"]
+	f.ports["b"] = freePorts(t)
+	f.nodes["b"] = &testNode{
+		node: &node{Config: Config{Dir: dir, Node: "b"}, signer: twin.signer},
+		pods: &livePods{pods: map[types.UID]*corev1.Pod{}, changed: make(chan struct{}, 1), ip: "10.1.1.3"},
+	}
+	f.start("b", accepted)
+	for _, n := range []*testNode{original, f.nodes["b"]} {
+		f.once("both machines say that there is another", func() bool {
+			return n.ready.err() != nil && strings.Contains(n.ready.err().Error(), "another machine signs with this node's key")
+		})
+	}
+}
+
+func TestAKeyIsRotated(t *testing.T) {
+	f := newTestFlock(t, "a", "b")
+	accepted := f.accepted(2, 2)
+	f.start("a", accepted)
+	f.start("b", accepted)
+	f.once("two replicas, one each", func() bool { return f.each(2) })
+
+	next, err := trust.LoadOrCreateKey(filepath.Join(t.TempDir(), "next.key"), "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := f.keys["b"][0]
+	accept := func(level int64, keys ...*trust.SigningKey) *gitsync.Accepted {
+		f.keys["b"] = keys
+		a := f.accepted(level, 2)
+		for _, n := range f.nodes {
+			n.store.SetAccepted(a)
+		}
+		return a
+	}
+	both := accept(3, old, next)
+	f.nodes["b"].stop()
+	f.nodes["b"].signer = next
+	f.start("b", both)
+	heard := func(boot int64) func() bool {
+		return func() bool {
+			d := f.nodes["a"].store.Snapshot().Document("b")
+			return d != nil && d.Boot == boot
+		}
+	}
+	f.once("b's document by its new key", heard(2))
+	last := accept(4, next)
+	f.nodes["b"].stop()
+	f.start("b", last)
+	f.once("b's document without its old key", heard(3))
+	if !f.each(2) {
+		t.Errorf("slots are at %s", f.slots())
+	}
+
+	// Who still has the old key is nobody.
+	f.nodes["b"].stop()
+	f.nodes["b"].signer = old
+	f.start("b", last)
+	f.once("b is refused", func() bool {
+		r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://a"+peer.CheckPath, nil)
+		answer, err := f.nodes["b"].flock.peers.Client("a").Do(r)
+		if err == nil {
+			answer.Body.Close()
+		}
+		return err != nil
+	})
+	if d := f.nodes["a"].store.Snapshot().Document("b"); d != nil && d.Boot == 4 {
+		t.Error("a took a document by a key that was removed")
+	}
+}

@@ -82,7 +82,9 @@ func (b *book) meet(members []membership.Member) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, m := range members {
-		b.told[m.Name] = m.Peer
+		if m.Alive {
+			b.told[m.Name] = m.Peer
+		}
 	}
 }
 

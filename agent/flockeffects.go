@@ -23,7 +23,10 @@ func (f *flock) gossiped(ctx context.Context, e gossip.Effect) {
 	case gossip.Send:
 		f.outbox.send(e.To, e.Message)
 	case gossip.Changed:
-		f.keep.changed = true
+		f.keep.changed, f.stale = true, true
+		for _, node := range e.Nodes {
+			f.heardAt[node] = time.Now()
+		}
 		poke(f.news)
 	case gossip.Look:
 		f.following.Look(e.Head, e.From)
@@ -52,6 +55,7 @@ func (f *flock) gossiped(ctx context.Context, e gossip.Effect) {
 		f.Log.Error("two machines have one key", "err", why)
 		f.happened("KeyContested", why)
 		f.ready.contest(why)
+		f.stale = true
 		poke(f.news)
 	}
 }
@@ -103,7 +107,7 @@ func (f *flock) askWitness(ctx context.Context, witness, about string) (gate.Ans
 	if err != nil {
 		return gate.Unknown, err
 	}
-	data, err := f.post(ctx, witness, witnessPath, body)
+	data, err := f.post(ctx, witness, witnessPath, body, 4<<10)
 	if err != nil {
 		return gate.Unknown, err
 	}
@@ -121,12 +125,10 @@ type testimony struct {
 const (
 	askTime  = 4 * time.Second // longer than a check
 	sendTime = 5 * time.Second
-	// maxReply is the most that a peer's answer is read of, bytes.
-	maxReply = 64 << 10
 )
 
-// post sends a body to a peer and returns its answer.
-func (f *flock) post(ctx context.Context, node, path string, body []byte) ([]byte, error) {
+// post sends a body to a peer and returns its answer, of which it reads limit bytes.
+func (f *flock) post(ctx context.Context, node, path string, body []byte, limit int64) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+node+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -136,7 +138,7 @@ func (f *flock) post(ctx context.Context, node, path string, body []byte) ([]byt
 		return nil, err
 	}
 	defer answer.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(answer.Body, maxReply))
+	data, err := io.ReadAll(io.LimitReader(answer.Body, limit))
 	if err == nil && answer.StatusCode/100 != 2 {
 		err = &answeredError{fmt.Sprintf("node %s answers %s: %.200s", node, answer.Status, bytes.TrimSpace(data))}
 	}
@@ -217,7 +219,15 @@ func (o *outbox) deliver(to string, m gossip.Message) {
 	}
 	ctx, cancel := context.WithTimeout(o.ctx, sendTime)
 	defer cancel()
-	_, err = f.post(ctx, to, gossipPath, body)
+	answer, err := f.post(ctx, to, gossipPath, body, gossip.MaxMessageSize)
+	if err == nil && len(answer) > 0 {
+		var back gossip.Message
+		if back, err = f.open(to, answer); err == nil {
+			f.tell(o.ctx, gossip.Receive{From: to, Message: back})
+			return
+		}
+		err = &answeredError{err.Error()}
+	}
 	if err == nil || o.ctx.Err() != nil {
 		return
 	}

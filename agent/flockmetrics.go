@@ -5,11 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // measure registers the metrics of the flock.
 func (f *flock) measure(registry prometheus.Registerer) error {
 	seen := func(read func(view) int) func() float64 {
-		return func() float64 {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			return float64(read(f.view))
-		}
+		return func() float64 { return float64(read(f.seen())) }
 	}
 	for _, c := range []prometheus.Collector{
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{

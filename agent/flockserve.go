@@ -78,16 +78,49 @@ func (f *flock) hear(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	m, refused, err := gossip.DecodeMessage(body, f.book.Keys)
+	m, err := f.open(from, body)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	for _, err := range refused {
-		f.Log.Warn("a document is refused", "from", from, "err", err)
+	answer := make(chan []gossip.Message, 1)
+	f.tell(r.Context(), exchange{gossip.Receive{From: from, Message: m}, answer})
+	var back []gossip.Message
+	select {
+	case back = <-answer:
+	case <-r.Context().Done():
+		return
 	}
-	f.tell(r.Context(), gossip.Receive{From: from, Message: m})
-	w.WriteHeader(http.StatusNoContent)
+	if len(back) == 0 {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	for _, more := range back[1:] { // what does not fit into one message
+		f.outbox.send(from, more)
+	}
+	data, err := back[0].Encode()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if len(data) > largeSize {
+		select {
+		case f.outbox.large <- struct{}{}:
+			defer func() { <-f.outbox.large }()
+		case <-r.Context().Done():
+			return
+		}
+	}
+	_, _ = w.Write(data) // a message may be lost
+}
+
+// open reads a message of a peer.
+func (f *flock) open(from string, data []byte) (gossip.Message, error) {
+	m, refused, err := gossip.DecodeMessage(data, f.book.Keys)
+	for _, why := range refused {
+		f.Log.Warn("a document is refused", "from", from, "err", why)
+	}
+	return m, err
 }
 
 // bearWitness answers what this node's own check of another comes to.

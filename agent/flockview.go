@@ -42,7 +42,6 @@ type outlook struct {
 type heard struct {
 	version  gossip.Version
 	document reconcile.Document
-	at       time.Time // when it came
 	// struck is the document without what cannot be true by one accepted state.
 	struck   *reconcile.Document
 	accepted *gitsync.Accepted
@@ -53,18 +52,22 @@ type heard struct {
 const judgeAgain = time.Minute
 
 // show makes what drive found out visible to the others; drive calls it after each step.
-func (f *flock) show() {
-	now := time.Now()
+func (f *flock) show(now time.Time) {
+	if !f.stale {
+		return
+	}
+	f.stale, f.shown = false, now
 	states := make(map[string]gate.View, len(f.enrolled))
 	for _, n := range f.enrolled {
 		states[n] = f.watch.View(n, now)
 	}
-	documents := f.spread.Documents()
+	v := view{
+		documents: f.spread.Documents(), enrolled: f.enrolled, states: states, members: 1 + f.alive, contested: f.spread.Contested(),
+	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.view.documents, f.view.enrolled, f.view.states = documents, f.enrolled, states
-	f.view.contested = f.spread.Contested()
-	f.view.members = 1 + f.alive
+	f.view = v
+	f.mu.Unlock()
+	f.store.SetMembers(f.standings(v))
 }
 
 // seen returns what drive has last found out.
@@ -94,7 +97,7 @@ func (f *flock) look(accepted *gitsync.Accepted, now time.Time) outlook {
 			continue
 		}
 		kept[sealed.Node] = true
-		if h := f.read(sealed, now); h != nil {
+		if h := f.read(sealed); h != nil {
 			f.judge(h, specs, now)
 			out.documents, out.sealed = append(out.documents, *h.struck), append(out.sealed, sealed)
 		}
@@ -105,12 +108,11 @@ func (f *flock) look(accepted *gitsync.Accepted, now time.Time) outlook {
 			f.store.DeleteDocument(node)
 		}
 	}
-	f.store.SetMembers(f.standings(v, now))
 	return out
 }
 
 // read decodes a document once.
-func (f *flock) read(sealed gossip.Sealed, now time.Time) *heard {
+func (f *flock) read(sealed gossip.Sealed) *heard {
 	if h := f.decoded[sealed.Node]; h != nil && h.version == sealed.Version {
 		return h
 	}
@@ -121,7 +123,7 @@ func (f *flock) read(sealed gossip.Sealed, now time.Time) *heard {
 		delete(f.decoded, sealed.Node)
 		return nil
 	}
-	h := &heard{version: sealed.Version, document: d, at: now}
+	h := &heard{version: sealed.Version, document: d}
 	f.decoded[sealed.Node] = h
 	return h
 }
@@ -190,14 +192,14 @@ func (s *specs) of(m reconcile.Instance) *corev1.PodSpec {
 }
 
 // standings says how each other node is held, for people.
-func (f *flock) standings(v view, now time.Time) []state.Member {
+func (f *flock) standings(v view) []state.Member {
 	var out []state.Member
 	for _, node := range v.enrolled {
 		if node == f.Node {
 			continue
 		}
 		s := v.states[node]
-		m := state.Member{Node: node, Standing: state.Alive, Since: s.Since}
+		m := state.Member{Node: node, Standing: state.Alive, Since: s.Since, Heard: f.heardAt[node]}
 		switch {
 		case s.Gone:
 			m.Standing, m.Reason = state.Gone, "its slots are given to other nodes"
@@ -205,9 +207,6 @@ func (f *flock) standings(v view, now time.Time) []state.Member {
 			m.Standing, m.Reason = state.Failed, "its host answers and its agent does not"
 		case s.Failed:
 			m.Standing, m.Reason = state.Failed, "membership has lost it"
-		}
-		if h := f.decoded[node]; h != nil {
-			m.Heard = h.at
 		}
 		out = append(out, m)
 	}

@@ -119,24 +119,33 @@ func (a admission) self(s *serf.Member) error {
 		return nil
 	}
 	found, err := a.m.verify(s)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case found.Boot < a.m.boot():
-		return errors.New("an earlier life of this node, elsewhere")
 	}
-	a.m.conflict(Conflict{Here: a.m.Advertise, There: at, At: time.Now()})
-	return errors.New("another machine has this node's name and key")
+	a.m.conflict(Conflict{Here: a.m.Advertise, There: at, At: time.Now()}, found.Boot < a.m.boot())
+	return errors.New("this node is elsewhere by now, or another machine has its name and key")
 }
 
-func (m *Membership) conflict(c Conflict) {
+// conflict takes note of this node's name elsewhere. What may be an earlier life of this node, before it
+// moved here, counts only when the others do not forget it: there is a machine that answers.
+func (m *Membership) conflict(c Conflict, earlier bool) {
 	m.mu.Lock()
 	before := m.twin
-	m.twin = c
+	if m.echo.There != c.There {
+		m.echo = c
+	}
+	real := !earlier || c.At.Sub(m.echo.At) >= earlierFor
+	if real {
+		m.twin = c
+	}
 	m.mu.Unlock()
-	if before.There != c.There {
+	if real && before.There != c.There {
 		m.Log.Warn("another machine calls itself by this node's name, with its key", "here", c.Here, "there", c.There,
 			"toDo", "take one of the two off the network, or give it a name and a key of its own")
 		poke(m.changed)
 	}
 }
+
+// earlierFor is longer than it takes to find out that nobody answers any more where the node was, and to
+// take it over from there.
+const earlierFor = 2 * time.Minute

@@ -75,6 +75,7 @@ type Membership struct {
 	mu   sync.Mutex
 	serf *serf.Serf // nil before Run and after it
 	twin Conflict
+	echo Conflict // the first word of this node's name at the place where it was last said to be
 }
 
 // New returns a node's membership. It starts nothing.
