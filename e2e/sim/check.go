@@ -387,16 +387,20 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		if x.Document.Seq == 1 {
 			return nil // decided in a boot that was cut short, by what was known then
 		}
-		// What is not available yet may withdraw in favour of any that is ready.
+		// Pods of one revision are duplicates, and those of earlier revisions together. What is not available
+		// yet may withdraw in favour of any of them that is ready.
+		group := func(o reconcile.Instance) bool {
+			wanted := j.revisionAt(x.Document.Accepted[m.App], m.Slot.Workload)
+			return o.Revision == m.Revision || o.Revision != wanted && m.Revision != wanted
+		}
 		w := j.known(m.Slot.Workload)
 		young := w != nil && x.At-j.since[m.UID] < time.Duration(w.MinReadySeconds+1)*time.Second
 		for _, name := range sortedKeys(j.before) {
 			off, isOff := j.off[name]
 			for _, o := range j.before[name].Instances {
-				// Of which revision it is does not matter: among earlier ones, too, one pod is enough.
 				at, was := j.ready[o.UID]
 				switch {
-				case o.Slot != m.Slot || o.UID == m.UID || !was || !senior(o, m) && !young:
+				case o.Slot != m.Slot || o.UID == m.UID || !was || !group(o) || !senior(o, m) && !young:
 				case isOff && x.At-off > answeredWithin:
 				case o.Ready || x.At-at <= answeredWithin:
 					return nil

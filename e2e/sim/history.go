@@ -140,3 +140,13 @@ func (j *judge) known(uid types.UID) *Wanted {
 	}
 	return nil
 }
+
+// revisionAt is the revision of a workload in a commit; "" when it is not there.
+func (j *judge) revisionAt(c reconcile.Commit, uid types.UID) string {
+	if i := slices.IndexFunc(j.r.History, func(x Committed) bool { return x.ID == c.ID }); i >= 0 {
+		if w := j.r.History[i].workload(uid); w != nil {
+			return w.Revision
+		}
+	}
+	return ""
+}
