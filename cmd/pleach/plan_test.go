@@ -190,17 +190,20 @@ const (
 
 // manyObjects is a repository of 5,000 objects in 50 apps, and a second commit that changes one image,
 // scales one service, and removes one.
-func manyObjects(t testing.TB) *flockRepo {
+func manyObjects(t testing.TB) *flockRepo { return servicesRepo(t, manyNodes, manyServices) }
+
+func servicesRepo(t testing.TB, nodes, services int) *flockRepo {
 	t.Helper()
 	files := map[string]string{}
-	for i := range manyServices {
+	for i := range services {
 		files[fmt.Sprintf("apps/app-%02d/svc-%03d.yaml", i/20, i)] = service(fmt.Sprintf("svc-%03d", i), "example.com/svc:1", 1+i%3)
 	}
-	r := newFlockRepo(t, manyNodes, files)
+	r := newFlockRepo(t, nodes, files)
 	r.git("tag", "before")
 	r.write("apps/app-00/svc-000.yaml", service("svc-000", "example.com/svc:2", 3))
-	r.write("apps/app-10/svc-200.yaml", service("svc-200", "example.com/svc:1", 8))
-	if err := os.Remove(filepath.Join(r.dir, "apps/app-20/svc-400.yaml")); err != nil {
+	grown, gone := services/5, services*2/5
+	r.write(fmt.Sprintf("apps/app-%02d/svc-%03d.yaml", grown/20, grown), service(fmt.Sprintf("svc-%03d", grown), "example.com/svc:1", 8))
+	if err := os.Remove(filepath.Join(r.dir, fmt.Sprintf("apps/app-%02d/svc-%03d.yaml", gone/20, gone))); err != nil {
 		t.Fatal(err)
 	}
 	r.commit("second")

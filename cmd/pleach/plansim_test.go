@@ -21,13 +21,10 @@ func TestPlanComesTrue(t *testing.T) {
 		repo  func(testing.TB) *flockRepo
 	}{
 		{"services", 5, fewObjects},
-		{"many objects", manyNodes, manyObjects},
+		{"300 objects", 8, func(t testing.TB) *flockRepo { return servicesRepo(t, 8, 60) }},
 		{"manifests", 4, otherManifests},
 	} {
 		t.Run(set.name, func(t *testing.T) {
-			if testing.Short() && set.nodes == manyNodes {
-				t.Skip("skipped: a minute of simulation")
-			}
 			r := set.repo(t)
 			seen, err := r.options(set.nodes).look(t.Context(), "before..HEAD")
 			if err != nil {
