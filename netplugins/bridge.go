@@ -104,16 +104,17 @@ func applyBridgeAddr(link netlink.Link, want netip.Prefix) error {
 	return nil
 }
 
-func removeBridge(name string) error {
+// removeLink removes the link with this name, if there is one.
+func removeLink(name string) error {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("bridge %s: %w", name, err)
+		return fmt.Errorf("link %s: %w", name, err)
 	}
 	if err := netlink.LinkDel(link); err != nil {
-		return fmt.Errorf("bridge %s: %w", name, err)
+		return fmt.Errorf("link %s: %w", name, err)
 	}
 	return nil
 }

@@ -89,8 +89,8 @@ func newSandbox(t *testing.T, id string) sandbox {
 }
 
 // plugin calls the CNI plugin as containerd does.
-func plugin(d Desired, command string, s sandbox) (*current.Result, error) {
-	conf, err := pluginConf(d)
+func plugin(d Desired, command string, s sandbox, ports ...map[string]any) (*current.Result, error) {
+	conf, err := pluginConf(d, ports...)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func plugin(d Desired, command string, s sandbox) (*current.Result, error) {
 	return &r, json.Unmarshal(out, &r)
 }
 
-func pluginConf(d Desired) (string, error) {
+func pluginConf(d Desired, ports ...map[string]any) (string, error) {
 	b, err := os.ReadFile(filepath.Join(d.ConfDir, confFile))
 	if err != nil {
 		return "", err
@@ -125,6 +125,7 @@ func pluginConf(d Desired) (string, error) {
 		return "", err
 	}
 	list.Plugins[0]["cniVersion"], list.Plugins[0]["name"] = cni.Version, networkName
+	list.Plugins[0]["runtimeConfig"] = map[string]any{"portMappings": ports}
 	one, err := json.Marshal(list.Plugins[0])
 	return string(one), err
 }
@@ -150,9 +151,57 @@ func apply(t *testing.T, d Desired) {
 }
 
 const wantRuleset = `table ip pleach0 {
+	map hostports {
+		type inet_proto . inet_service : ipv4_addr . inet_service
+	}
+
+	map hostip {
+		type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+	}
+
+	set hairpin {
+		type ipv4_addr . ipv4_addr
+	}
+
+	chain filter {
+		type filter hook prerouting priority raw; policy accept;
+		iifname "pleach0" ip daddr 127.0.0.0/8 drop
+		iifname != "pleach0" ip saddr 10.64.0.0/16 fib saddr . iif oif 0 drop
+	}
+
+	chain prerouting {
+		type nat hook prerouting priority dstnat; policy accept;
+		fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @hostip
+		fib daddr type local dnat ip to meta l4proto . th dport map @hostports
+	}
+
+	chain output {
+		type nat hook output priority -100; policy accept;
+		fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @hostip
+		fib daddr type local dnat ip to meta l4proto . th dport map @hostports
+	}
+
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr 10.64.1.0/24 ip daddr != 10.64.0.0/16 masquerade
+		ip saddr . ip daddr @hairpin masquerade
+		oifname "pleach0" ip saddr 127.0.0.0/8 masquerade
+	}
+}
+table bridge pleach0 {
+	set own {
+		type ifname . ether_addr . ipv4_addr
+	}
+
+	set links {
+		type ifname
+	}
+
+	chain filter {
+		type filter hook prerouting priority dstnat; policy accept;
+		iifname . ether saddr . ip saddr @own accept
+		iifname . ether saddr . arp saddr ip @own accept
+		iifname @links drop
 	}
 }
 `
@@ -164,7 +213,8 @@ func TestApplyMakesAndRepairs(t *testing.T) {
 	d := desired(t.TempDir())
 	check := func(t *testing.T) {
 		t.Helper()
-		if got := run(t, "nft", "list", "ruleset"); got != wantRuleset {
+		got := run(t, "nft", "list", "table", "ip", d.Bridge) + run(t, "nft", "list", "table", "bridge", d.Bridge)
+		if got != wantRuleset {
 			t.Errorf("got the ruleset\n%swant\n%s", got, wantRuleset)
 		}
 		link := run(t, "ip", "-o", "-d", "link", "show", d.Bridge)
@@ -175,6 +225,9 @@ func TestApplyMakesAndRepairs(t *testing.T) {
 		}
 		if got := run(t, "ip", "-4", "-o", "addr", "show", d.Bridge); strings.Count(got, "inet ") != 1 || !strings.Contains(got, "inet 10.64.1.1/24") {
 			t.Errorf("bridge: want only the address 10.64.1.1/24, got %s", got)
+		}
+		if got := run(t, "ip", "route", "show", "type", "unreachable"); !strings.Contains(got, "10.64.0.0/16") {
+			t.Errorf("want the cluster's range unreachable, got %s", got)
 		}
 		if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err != nil || string(b) != "1\n" {
 			t.Errorf("ip_forward: %q, %v", b, err)
@@ -195,6 +248,9 @@ func TestApplyMakesAndRepairs(t *testing.T) {
 		{"nft", "flush", "chain", "ip", "pleach0", "postrouting"},
 		{"nft", "add", "rule", "ip", "pleach0", "postrouting", "drop"},
 		{"nft", "add", "chain", "ip", "pleach0", "mine"},
+		{"nft", "delete", "table", "bridge", "pleach0"},
+		{"nft", "add", "element", "ip", "pleach0", "hairpin", "{ 10.64.1.9 . 10.64.1.9 }"},
+		{"ip", "route", "del", "unreachable", "10.64.0.0/16"},
 		{"ip", "link", "del", "pleach0"},
 		{"ip", "link", "set", "pleach0", "down"},
 		{"ip", "link", "set", "pleach0", "mtu", "1300"},

@@ -139,6 +139,19 @@ func (l *clusterLoader) spec() {
 			fail("spec.serviceCIDR", "%s overlaps spec.podCIDR %s", services, pods)
 		}
 	}
+	network := c.Spec.Network
+	if t := network.Transport; t != "" && t != v1alpha1.TransportDirect && t != v1alpha1.TransportVXLAN {
+		fail("spec.network.transport", "want %s or %s, got %q", v1alpha1.TransportDirect, v1alpha1.TransportVXLAN, t)
+	}
+	if m := network.MTU; m != 0 && (m < 576 || m > 65535) {
+		fail("spec.network.mtu", "want 576 to 65535 bytes, got %d", m)
+	}
+	if p := network.VXLAN.Port; p < 0 || p > 65535 {
+		fail("spec.network.vxlan.port", "want 1 to 65535, got %d", p)
+	}
+	if n := network.VXLAN.VNI; n < 0 || n >= 1<<24 {
+		fail("spec.network.vxlan.vni", "want 1 to 16777215, got %d", n)
+	}
 	if c.Spec.Status.PushesPerMinute < 0 {
 		fail("spec.status.pushesPerMinute", "want a number from 0, got %d", c.Spec.Status.PushesPerMinute)
 	}

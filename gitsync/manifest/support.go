@@ -101,8 +101,7 @@ var supported = map[reflect.Type]rules{
 		with("hostUsers", rule{held, isNot(true), "user namespaces"}),
 	reflect.TypeFor[corev1.Container](): containerRules,
 	reflect.TypeFor[corev1.ContainerPort](): rules{}.
-		fields(honoured, "name", "containerPort", "protocol").
-		fields(held, "hostPort", "hostIP"),
+		fields(honoured, "name", "containerPort", "protocol", "hostPort", "hostIP"),
 	reflect.TypeFor[corev1.EnvVarSource](): rules{}.
 		fields(honoured, "fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef").
 		fields(held, "fileKeyRef"),

@@ -34,9 +34,31 @@ type ClusterSpec struct {
 	// PodCIDR is the range from which "pleach node add" takes each node's podCIDR.
 	PodCIDR     string `json:"podCIDR"`
 	ServiceCIDR string `json:"serviceCIDR,omitempty"`
+	// Network says how pods of different nodes reach each other.
+	Network Network `json:"network,omitzero"`
 	// Apps are the units of failure, in any order; names are unique.
 	Apps   []App  `json:"apps"`
 	Status Status `json:"status,omitzero"`
+}
+
+// Values of [Network.Transport].
+const (
+	TransportDirect = "direct" // routes; all nodes are on one link
+	TransportVXLAN  = "vxlan"  // UDP between the nodes' addresses
+)
+
+// Network says how pods of different nodes reach each other.
+type Network struct {
+	Transport string `json:"transport,omitempty"` // "direct" when empty
+	// MTU of pods, in bytes; when 0, what each node's own link carries, less what the transport adds.
+	MTU   int32 `json:"mtu,omitempty"`
+	VXLAN VXLAN `json:"vxlan,omitzero"`
+}
+
+// VXLAN is the tunnel of [TransportVXLAN].
+type VXLAN struct {
+	Port int32 `json:"port,omitempty"` // UDP; 4789 when 0
+	VNI  int32 `json:"vni,omitempty"`  // 1 to 16777215; 1 when 0
 }
 
 // App is one folder of manifests: plain YAML files, or a kustomization.

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/pleachdev/pleach/netplugins/ipam"
 )
@@ -24,6 +26,18 @@ type Config struct {
 	PodCIDR  netip.Prefix `json:"podCIDR"`  // the node's range, IPv4
 	MTU      int          `json:"mtu"`      // bytes, of both ends of the pod's link
 	LeaseDir string       `json:"leaseDir"` // absolute
+
+	RuntimeConfig struct {
+		PortMappings []portMapping `json:"portMappings"`
+	} `json:"runtimeConfig"`
+}
+
+// portMapping is a port of the node that leads to the pod, by CNI's conventions.
+type portMapping struct {
+	HostPort      uint16 `json:"hostPort"`
+	ContainerPort uint16 `json:"containerPort"`
+	Protocol      string `json:"protocol"` // any case; tcp when empty
+	HostIP        string `json:"hostIP"`
 }
 
 // List is the network configuration list that a container runtime reads from its CNI directory.
@@ -34,7 +48,9 @@ func List(network string, c Config) ([]byte, error) {
 		PodCIDR  netip.Prefix `json:"podCIDR"`
 		MTU      int          `json:"mtu"`
 		LeaseDir string       `json:"leaseDir"`
-	}{Type, c.Bridge, c.PodCIDR, c.MTU, c.LeaseDir}
+
+		Capabilities map[string]bool `json:"capabilities"`
+	}{Type, c.Bridge, c.PodCIDR, c.MTU, c.LeaseDir, map[string]bool{"portMappings": true}}
 	b, err := json.MarshalIndent(map[string]any{
 		"cniVersion": Version,
 		"name":       network,
@@ -65,6 +81,35 @@ func parse(stdin []byte) (Config, error) {
 		}
 	}
 	return c, nil
+}
+
+// ports returns the node's ports that lead to the pod.
+func (c Config) ports() ([]ipam.Port, error) {
+	var out []ipam.Port
+	for _, m := range c.RuntimeConfig.PortMappings {
+		if m.HostPort == 0 {
+			continue
+		}
+		p := ipam.Port{HostIP: netip.IPv4Unspecified(), HostPort: m.HostPort, Port: m.ContainerPort}
+		switch strings.ToLower(m.Protocol) {
+		case "", "tcp":
+			p.Protocol = unix.IPPROTO_TCP
+		case "udp":
+			p.Protocol = unix.IPPROTO_UDP
+		case "sctp":
+			p.Protocol = unix.IPPROTO_SCTP
+		default:
+			return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("hostPort %d: want TCP, UDP or SCTP, got %q", m.HostPort, m.Protocol), "")
+		}
+		if m.HostIP != "" {
+			var err error
+			if p.HostIP, err = netip.ParseAddr(m.HostIP); err != nil || !p.HostIP.Is4() {
+				return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("hostPort %d: hostIP: want an IPv4 address, got %q", m.HostPort, m.HostIP), "")
+			}
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 func (c Config) leases() ipam.Store { return ipam.Store{Dir: c.LeaseDir, Range: c.PodCIDR} }

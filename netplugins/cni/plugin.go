@@ -9,6 +9,7 @@ package cni
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -43,12 +44,22 @@ func add(args *skel.CmdArgs) (err error) {
 		return err
 	}
 	owner := ipam.Owner{Sandbox: args.ContainerID, Ifname: args.IfName}
-	addr, err := c.leases().Acquire(owner)
+	ports, err := c.ports()
+	if err != nil {
+		return err
+	}
+	addr, err := c.leases().Acquire(owner, ports...)
 	if errors.Is(err, ipam.ErrExhausted) {
 		return types.NewError(types.ErrTryAgainLater, err.Error(), "the node's podCIDR is too small for its pods")
 	}
 	if err != nil {
 		return err
+	}
+	if err := c.setPods(); err != nil { // before there is a link: without a rule nothing that it sends passes
+		return fmt.Errorf("rules for pod sandbox %s: %w", args.ContainerID, err)
+	}
+	if err := forget(ports); err != nil {
+		return fmt.Errorf("ports of pod sandbox %s: %w", args.ContainerID, err)
 	}
 	// No release on failure: the runtime calls DEL after a failed ADD, and GC finds the rest.
 	host, err := connect(bridge, owner, args.Netns, netip.PrefixFrom(addr, c.PodCIDR.Bits()), c.MTU)
@@ -87,7 +98,22 @@ func del(args *skel.CmdArgs) error {
 	if err := disconnect(owner); err != nil {
 		return fmt.Errorf("disconnect pod sandbox %s: %w", args.ContainerID, err)
 	}
-	return c.leases().Release(owner)
+	leases, err := c.leases().Leases()
+	if err != nil {
+		return err
+	}
+	if err := c.leases().Release(owner); err != nil {
+		return err
+	}
+	if err := c.setPods(); err != nil && !errors.Is(err, fs.ErrNotExist) { // without tables there is nothing to remove
+		return fmt.Errorf("rules of pod sandbox %s: %w", args.ContainerID, err)
+	}
+	for _, l := range leases {
+		if l.Owner == owner {
+			err = errors.Join(err, forget(l.Ports))
+		}
+	}
+	return err
 }
 
 func check(args *skel.CmdArgs) error {
@@ -105,7 +131,7 @@ func check(args *skel.CmdArgs) error {
 	}
 	owner := ipam.Owner{Sandbox: args.ContainerID, Ifname: args.IfName}
 	for addr, have := range leases {
-		if have == owner {
+		if have.Owner == owner {
 			return checkConnected(bridge, owner, args.Netns, netip.PrefixFrom(addr, c.PodCIDR.Bits()))
 		}
 	}
@@ -121,7 +147,10 @@ func gc(args *skel.CmdArgs) error {
 	for _, a := range c.ValidAttachments {
 		live[a.ContainerID] = true
 	}
-	return c.leases().GC(live, time.Now().Add(-ipam.Settle))
+	if err := c.leases().GC(live, time.Now().Add(-ipam.Settle)); err != nil {
+		return err
+	}
+	return c.setPods()
 }
 
 func status(args *skel.CmdArgs) error {

@@ -34,6 +34,22 @@ type Owner struct {
 
 func (o Owner) String() string { return o.Sandbox + " " + o.Ifname }
 
+// Port is a port of the node that leads to a port of a pod.
+type Port struct {
+	HostIP   netip.Addr // IPv4; 0.0.0.0 for all of the node's
+	Protocol uint8      // IANA's number: unix.IPPROTO_TCP, UDP or SCTP
+	HostPort uint16
+	Port     uint16 // of the pod
+}
+
+// Lease is one address in use. It says which ports of the node lead there, so that the rules for them
+// can be written again from the leases alone.
+type Lease struct {
+	Owner
+	Ports []Port
+	Made  time.Time
+}
+
 // Store is a directory of leases. Its methods may be called by many processes at once.
 type Store struct {
 	Dir   string       // absolute; made when absent
@@ -43,27 +59,27 @@ type Store struct {
 // Gateway is the address of the node's own bridge in podCIDR: the first one.
 func Gateway(podCIDR netip.Prefix) netip.Addr { return podCIDR.Masked().Addr().Next() }
 
-// Acquire leases an address to o, or returns the one that o has. It goes round the range, so that an
-// address is not reused while others remember its last holder. The error is [ErrExhausted] when
-// nothing is free.
-func (s Store) Acquire(o Owner) (netip.Addr, error) {
+// Acquire leases an address to o, with ports of the node that lead there, or returns the one that o
+// has. It goes round the range, so that an address is not reused while others remember its last
+// holder. The error is [ErrExhausted] when nothing is free.
+func (s Store) Acquire(o Owner, ports ...Port) (netip.Addr, error) {
 	var got netip.Addr
 	err := s.locked(func() error {
 		leases, err := s.leases()
 		if err != nil {
 			return err
 		}
-		for addr, owner := range leases {
-			if owner == o && s.Range.Contains(addr) {
+		for addr, lease := range leases {
+			if lease.Owner == o && s.Range.Contains(addr) {
 				got = addr
-				return nil
+				return s.put(addr.String(), format(o, ports))
 			}
 		}
 		addr, ok := s.next(leases)
 		if !ok {
 			return fmt.Errorf("%w in %s: %d are leased", ErrExhausted, s.Range, len(leases))
 		}
-		if err := s.put(addr.String(), o.String()); err != nil {
+		if err := s.put(addr.String(), format(o, ports)); err != nil {
 			return err
 		}
 		got = addr
@@ -95,16 +111,11 @@ func (s Store) remove(gone func(Owner, time.Time) bool) error {
 		if err != nil {
 			return err
 		}
-		for addr, owner := range leases {
-			path := filepath.Join(s.Dir, addr.String())
-			fi, err := os.Stat(path)
-			if err != nil {
-				return err
-			}
-			if !gone(owner, fi.ModTime()) {
+		for addr, lease := range leases {
+			if !gone(lease.Owner, lease.Made) {
 				continue
 			}
-			if err := os.Remove(path); err != nil {
+			if err := os.Remove(filepath.Join(s.Dir, addr.String())); err != nil {
 				return err
 			}
 		}
@@ -117,12 +128,23 @@ func (s Store) remove(gone func(Owner, time.Time) bool) error {
 }
 
 // Leases returns who holds what. A lease that cannot be read has the zero Owner.
-func (s Store) Leases() (map[netip.Addr]Owner, error) {
+func (s Store) Leases() (map[netip.Addr]Lease, error) {
 	leases, err := s.leases()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	return leases, err
+}
+
+// View calls f with who holds what. Nobody leases or gives back until f has returned.
+func (s Store) View(f func(map[netip.Addr]Lease) error) error {
+	return s.locked(func() error {
+		leases, err := s.leases()
+		if err != nil {
+			return err
+		}
+		return f(leases)
+	})
 }
 
 // Files in Dir beside the leases.
@@ -131,12 +153,12 @@ const (
 	lastFile = "last" // the address leased most recently
 )
 
-func (s Store) leases() (map[netip.Addr]Owner, error) {
+func (s Store) leases() (map[netip.Addr]Lease, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
 		return nil, err
 	}
-	leases := make(map[netip.Addr]Owner, len(entries))
+	leases := make(map[netip.Addr]Lease, len(entries))
 	for _, e := range entries {
 		addr, err := netip.ParseAddr(e.Name())
 		if err != nil {
@@ -146,14 +168,48 @@ func (s Store) leases() (map[netip.Addr]Owner, error) {
 		if err != nil {
 			return nil, err
 		}
-		sandbox, ifname, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
-		leases[addr] = Owner{Sandbox: sandbox, Ifname: ifname}
+		fi, err := e.Info()
+		if err != nil {
+			return nil, err
+		}
+		lease := parse(string(b))
+		lease.Made = fi.ModTime()
+		leases[addr] = lease
 	}
 	return leases, nil
 }
 
+// format writes a lease as its file has it: the owner, and a line for each port.
+func format(o Owner, ports []Port) string {
+	var b strings.Builder
+	b.WriteString(o.String())
+	for _, p := range ports {
+		fmt.Fprintf(&b, "\n%s %d %d %d", p.HostIP, p.Protocol, p.HostPort, p.Port)
+	}
+	return b.String()
+}
+
+// parse reads what format wrote. Lines that make no sense count as absent.
+func parse(file string) Lease {
+	lines := strings.Split(strings.TrimSpace(file), "\n")
+	var l Lease
+	l.Sandbox, l.Ifname, _ = strings.Cut(lines[0], " ")
+	for _, line := range lines[1:] {
+		var host string
+		var p Port
+		if _, err := fmt.Sscanf(line, "%s %d %d %d", &host, &p.Protocol, &p.HostPort, &p.Port); err != nil {
+			continue
+		}
+		var err error
+		if p.HostIP, err = netip.ParseAddr(host); err == nil && p.HostIP.Is4() {
+			l.Ports = append(l.Ports, p)
+		}
+	}
+	return l
+}
+
 // next is the first free address after the one leased most recently, round the range.
-func (s Store) next(leases map[netip.Addr]Owner) (netip.Addr, bool) {
+func (s Store) next(leases map[netip.Addr]Lease) (netip.Addr, bool) {
 	prefix := s.Range.Masked()
 	gateway := Gateway(prefix)
 	first := gateway.Next()

@@ -81,7 +81,7 @@ func TestGC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(leases) != 1 || leases[netip.MustParseAddr("10.0.0.3")] != owner(1) {
+	if len(leases) != 1 || leases[netip.MustParseAddr("10.0.0.3")].Owner != owner(1) {
 		t.Errorf("got %v, want pod-1 with 10.0.0.3 alone", leases)
 	}
 }
