@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -108,8 +109,19 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 		say(RuleClaim, reason)
 		return
 	}
-	*free = free.Sub(z.requests)
-	p.start(x)
+	*free = free.Sub(z.requests) // also while an answer is waited for
+	if x.token {
+		if why := p.token(x.w, x.s, *x.beside, true); why != "" {
+			say(RuleClaim, why)
+			return
+		}
+	}
+	epoch, why := p.register(x)
+	if why != "" {
+		say(RuleClaim, why)
+		return
+	}
+	p.start(x, epoch)
 }
 
 // turn says why this node, a candidate, must wait before it claims: each rank waits longer than the
@@ -162,8 +174,11 @@ func (p *pass) declined(x *want, node string) (time.Time, string) {
 // gate says why this node may claim nothing of an app yet. A node that has not heard everybody, or
 // whose version of the app is not the newest, would bring back what others have deleted.
 func (p *pass) gate(app string) string {
-	if why := p.unheard(); why != "" {
+	if why := p.unheard(); why != "" && p.in.without != ruleHeard {
 		return why
+	}
+	if p.in.without == ruleNewest {
+		return ""
 	}
 	if c := p.newest[app]; c.Level > p.in.Accepted[app].Level {
 		return fmt.Sprintf("node %s has accepted a newer commit of %s: %s", c.node, app, c.ID)
@@ -177,27 +192,29 @@ func (p *pass) unheard() string {
 	return p.index.unheard
 }
 
-// stopInstead lets a slot stop first whose new pod fits on no node beside the old one. Counting
-// others' documents is not enough for that, as the order of surges and stops no longer bounds it;
-// so it is for workloads that run on this node alone, whose documents are never stale.
+// stopInstead lets a slot stop first whose new pod fits on no node beside the old one, with the token of
+// the workload's registrar. Slots that stop first by the order of the rollout do without it, so that those
+// around it must have changed already: the order keeps the later ones waiting until this one is ready.
 func (p *pass) stopInstead(x *want, free placement.Resources) bool {
-	if x.beside.Node != p.in.Self || x.w.strategy.unavailable == 0 || !p.fitsWithout(x, free) {
+	w, r := x.w, x.w.roll
+	if x.beside.Node != p.in.Self || x.moves || w.strategy.unavailable == 0 || !p.fitsWithout(x, free) {
 		return false
 	}
-	for _, s := range x.w.slots {
-		for _, list := range [][]Instance{s.now, s.old, s.leaving} {
-			for _, m := range list {
-				if m.Node != p.in.Self {
-					return false
-				}
-			}
+	r.places[x.s.index].surging = false
+	why := ""
+	for j, o := range r.places {
+		if near := j > x.s.index-r.window() && j < x.s.index+r.window(); near && r.manner(j) == stopFirst && !o.updated && why == "" {
+			why = fmt.Sprintf("fits on no node beside %s; waits for %s to be ready before it may stop first", x.beside.Name, o.label)
 		}
 	}
-	if withinUnavailable(x.w.roll, x.s.index, stopFirst) != "" {
-		return false
+	if why = cmp.Or(why, withinUnavailable(r, x.s.index, stopFirst), p.unheard()); why == "" {
+		why = p.token(w, x.s, *x.beside, false)
 	}
-	x.w.roll.places[x.s.index].surging = false
-	p.change(x.w, x.s, *x.beside, fmt.Sprintf("revision %s follows and does not fit beside it", x.template.Revision))
+	if why != "" {
+		p.explain(w, x.s, RuleRollout, why)
+		return true
+	}
+	p.change(w, x.s, *x.beside, fmt.Sprintf("revision %s follows and does not fit beside it", x.template.Revision))
 	return true
 }
 
@@ -211,10 +228,10 @@ func (p *pass) fitsWithout(x *want, free placement.Resources) bool {
 	return z.constraints.Admits(&n) == "" && len(z.requests.Fits(free.Add(p.uses(x.w, *x.beside)))) == 0
 }
 
-// start claims a slot for this node.
-func (p *pass) start(x *want) {
+// start claims a slot for this node, with the epoch that the registrar has given.
+func (p *pass) start(x *want, epoch int64) {
 	memory := x.s.memory
-	c := claim{slot: x.s.id, epoch: memory.Epoch + 1, node: p.in.Self, boot: p.in.Boot}
+	c := claim{slot: x.s.id, epoch: epoch, node: p.in.Self, boot: p.in.Boot}
 	i := Instance{
 		Slot: x.s.id, Revision: x.template.Revision, Epoch: c.epoch, Node: c.node, Boot: c.boot,
 		Claimed: p.in.Now.UTC().Truncate(time.Microsecond), Cause: x.cause.name, Commit: x.w.object.Commit, App: x.w.object.Source.App,
@@ -226,7 +243,10 @@ func (p *pass) start(x *want) {
 	p.ended(x.s)
 
 	reason := fmt.Sprintf("fills %s at revision %s", x.w.label(x.s), i.Revision)
-	if x.beside != nil {
+	switch {
+	case x.moves:
+		reason = fmt.Sprintf("replaces %s of node %s, which is drained", x.beside.Name, x.beside.Node)
+	case x.beside != nil:
 		reason = fmt.Sprintf("replaces %s at revision %s", x.beside.Name, i.Revision)
 	}
 	p.starts = append(p.starts, Action{Kind: Start, Instance: i, Pod: newPod(x.w, x.template, i), Reason: reason, By: i.Cause})

@@ -15,6 +15,8 @@ type want struct {
 	cause    cause
 	// beside is the old pod while the slot surges; nil when the slot is empty.
 	beside *Instance
+	token  bool // is needed besides the claim
+	moves  bool // from a drained node
 }
 
 // decide goes through the slots of one workload: first those that have the wanted revision or more
@@ -39,6 +41,7 @@ func (p *pass) decide(w *workload) {
 			p.thin(w, s)
 		}
 	}
+	w.moving = p.moving(w)
 	for _, s := range w.slots {
 		switch {
 		case len(s.now) > 0:
@@ -71,19 +74,22 @@ func (p *pass) evict(s *slot, taint corev1.Taint) {
 func (p *pass) replaced(w *workload, s *slot) {
 	cur := s.now[0]
 	ready := cur.available(w, p.in.Now)
-	p.duplicates(s.now)
-	for i, m := range s.old {
+	p.duplicates(w, s.now)
+	p.duplicates(w, s.old)
+	for _, m := range s.old {
 		switch {
 		case p.ahead(m):
 		case ready:
-			p.stop(m, w.object.Commit.ID, fmt.Sprintf("%s of revision %s is ready in its place", cur.Name, cur.Revision))
-		case i > 0, !m.available(w, p.in.Now) && m.Claimed.After(cur.Claimed):
-			// Of several old pods one is enough to wait with, and one that was started later than
-			// the wanted revision's is the surplus of a change that was taken back.
+			p.endFor(m, cur, w.object.Commit.ID, fmt.Sprintf("%s of revision %s is ready in its place", cur.Name, cur.Revision))
+		case !m.available(w, p.in.Now) && m.Claimed.After(cur.Claimed) && m.Node == p.in.Self && !p.promised(m):
+			// It was started later than the wanted revision's: the surplus of a change that was taken back.
 			p.stop(m, w.object.Commit.ID, fmt.Sprintf("revision %s is not wanted any more", m.Revision))
 		}
 	}
 	p.ended(s)
+	if p.relocate(w, s, cur) {
+		return
+	}
 	if ready {
 		if !slices.ContainsFunc(s.old, func(m Instance) bool { return !p.stopping[m.UID] }) {
 			w.roll.places[s.index].surging, w.roll.places[s.index].updated = false, true
@@ -94,15 +100,21 @@ func (p *pass) replaced(w *workload, s *slot) {
 	p.explain(w, s, RuleKeep, notReady(cur))
 }
 
-// thin leaves one pod to a slot that has several of other revisions than the wanted one.
+// thin leaves one pod to a slot that has several of other revisions than the wanted one. Of two that are
+// not ready there is nothing to lose: the junior ends by belief, or neither ever would.
 func (p *pass) thin(w *workload, s *slot) {
 	if slices.ContainsFunc(s.old, p.ahead) {
 		return
 	}
-	for _, m := range s.old[1:] {
-		p.stop(m, w.object.Commit.ID, fmt.Sprintf("revision %s is not wanted any more", m.Revision))
+	p.duplicates(w, s.old)
+	first := slices.MinFunc(s.old, senior)
+	for _, m := range s.old {
+		idle := !m.available(w, p.in.Now) && !first.available(w, p.in.Now)
+		if idle && m.UID != first.UID && m.Node == p.in.Self && !p.promised(m) {
+			p.stop(m, w.object.Commit.ID, fmt.Sprintf("revision %s is not wanted any more", m.Revision))
+		}
 	}
-	if !slices.ContainsFunc(s.old[1:], func(m Instance) bool { return !p.stopping[m.UID] }) {
+	if remain := slices.DeleteFunc(slices.Clone(s.old), func(m Instance) bool { return p.stopping[m.UID] }); len(remain) == 1 {
 		w.roll.places[s.index].surging = false
 	}
 }
@@ -142,6 +154,15 @@ func (p *pass) outdated(w *workload, s *slot) {
 			how = wait
 		}
 	}
+	if how == wait && p.relocate(w, s, m) {
+		return
+	}
+	token := w.moving && m.available(w, p.in.Now)
+	if how == stopFirst && token && m.Node == p.in.Self {
+		if why = p.token(w, s, m, false); why != "" {
+			how = wait
+		}
+	}
 	switch {
 	case how == wait:
 		p.explain(w, s, RuleRollout, why)
@@ -151,7 +172,7 @@ func (p *pass) outdated(w *workload, s *slot) {
 		p.change(w, s, m, fmt.Sprintf("revision %s follows", w.revision))
 	default:
 		w.roll.places[s.index].surging = true
-		p.wants = append(p.wants, &want{w: w, s: s, template: &w.templates[0], cause: causeOf(w.object.Commit), beside: &m})
+		p.wants = append(p.wants, &want{w: w, s: s, template: &w.templates[0], cause: causeOf(w.object.Commit), beside: &m, token: token})
 	}
 }
 
@@ -181,15 +202,6 @@ func (p *pass) change(w *workload, s *slot, m Instance, reason string) {
 func (p *pass) ended(s *slot) {
 	for _, m := range s.ended {
 		p.stop(m, ByEnded, endedReason(m))
-	}
-}
-
-// duplicates stops the junior of two pods of one revision: start on belief, stop on evidence.
-func (p *pass) duplicates(list []Instance) {
-	for _, m := range list[1:] {
-		if first := list[0]; p.in.Confirmed[first.UID] {
-			p.stop(m, ByDuplicate, fmt.Sprintf("node %s runs the slot by an earlier right (epoch %d) and keeps it", first.Node, first.Epoch))
-		}
 	}
 }
 

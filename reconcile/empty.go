@@ -96,7 +96,7 @@ func (p *pass) revisionFor(w *workload, s *slot) (*Template, string) {
 		return previous, ""
 	case w.strategy.recreate, w.strategy.onDelete, previous == nil, p.givenUp(s):
 		return newest, ""
-	case inOrder(w.roll, s.index, wait) != "":
+	case inOrder(w.roll, s.index, wait) != "" && p.in.without != rulePrevious:
 		return previous, ""
 	}
 	return newest, ""
@@ -128,7 +128,7 @@ func (p *pass) givenUp(s *slot) bool {
 		return true
 	}
 	r, ok := p.releases[s.key]
-	return ok && r.Epoch >= memory.Epoch && r.By != ByEviction && r.By != ByPreempted && r.By != ByEnded && r.By != ByDuplicate
+	return ok && r.Epoch >= memory.Epoch && r.By != ByEviction && r.By != ByDrain && r.By != ByPreempted && r.By != ByEnded && r.By != ByDuplicate
 }
 
 // backOff doubles first with every failure after the first.

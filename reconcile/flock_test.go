@@ -20,6 +20,7 @@ type flock struct {
 	pending []delivery
 	dead    map[string]bool
 	said    map[int]string // what each node published last
+	asked   map[Ask]bool   // questions under way
 }
 
 type delivery struct {
@@ -30,7 +31,7 @@ type delivery struct {
 }
 
 func newFlock(t *testing.T, seed int64, nodes int) *flock {
-	f := &flock{t: t, r: rand.New(rand.NewSource(seed)), dead: map[string]bool{}, said: map[int]string{}}
+	f := &flock{t: t, r: rand.New(rand.NewSource(seed)), dead: map[string]bool{}, said: map[int]string{}, asked: map[Ask]bool{}}
 	var enrolled []Node
 	for i := range nodes {
 		enrolled = append(enrolled, Node{Node: testNode(fmt.Sprint("n", i), "4", "8Gi"), Stable: true})
@@ -70,6 +71,27 @@ func (f *flock) publish(i int) {
 	}
 }
 
+// ask carries a question to its node and the answer back.
+func (f *flock) ask(i int, a Ask) {
+	at := f.worlds[i].now
+	for j, o := range f.worlds {
+		if o.in.Self == a.To && !f.asked[a] {
+			f.asked[a] = true
+			f.later(j, "call of "+a.From, 100*time.Millisecond, func(o *world) {
+				answer := Answer{Ask: a, Unreachable: true}
+				if !f.dead[a.To] {
+					o.state, answer = Reply(o.state, o.input(), a)
+				}
+				f.later(i, "answer of "+a.To, 100*time.Millisecond, func(w *world) {
+					delete(f.asked, a)
+					answer.At = at
+					w.in.Answers = append(w.in.Answers, answer)
+				})
+			})
+		}
+	}
+}
+
 func (f *flock) push(objects ...Object) {
 	for i := range f.worlds {
 		f.later(i, "git", 3*time.Second, func(w *world) { w.push(objects...) })
@@ -106,6 +128,10 @@ func (f *flock) run(total time.Duration, check func()) {
 				continue
 			}
 			w.step()
+			w.in.Answers = nil
+			for _, a := range w.last.Asks {
+				f.ask(i, a)
+			}
 			w.tick(tick)
 			if doc := fmt.Sprint(w.input().Documents[0]); f.said[i] != doc {
 				f.said[i] = doc
@@ -285,8 +311,8 @@ func TestDeclinedSlotGoesToTheNext(t *testing.T) {
 	for i := range f.worlds {
 		f.publish(i)
 	}
-	f.run(3*time.Second, nil)
-	if p := f.pods(); len(p) != 1 || p[0].Node == first.Node || p[0].Epoch != first.Epoch+1 {
+	f.run(claimHolds+time.Second, nil)
+	if p := f.pods(); len(p) != 1 || p[0].Node == first.Node || p[0].Epoch <= first.Epoch {
 		t.Errorf("got %+v", p)
 	}
 }
@@ -313,8 +339,9 @@ func TestGate(t *testing.T) {
 	}
 	newer.Accepted = w.in.Accepted
 	w.in.Documents = []Document{newer}
+	w.tick(startsFor)
 	w.step()
-	if len(w.log) == 0 {
+	if len(w.log)+len(w.last.Asks) == 0 {
 		t.Error("claimed nothing")
 	}
 }
@@ -339,7 +366,16 @@ func TestDuplicatesStopOnEvidenceAlone(t *testing.T) {
 	if len(w.pods) != 1 {
 		t.Fatalf("stopped on belief:\n%s", w.story())
 	}
-	w.in.Confirmed = map[types.UID]bool{"other": true}
+	keep := Ask{Kind: AskKeep, To: "n1", From: "n0", Boot: 7, Slot: mine.Slot, UID: "other"}
+	if !slices.Contains(w.asked, keep) {
+		t.Fatalf("asked %+v", w.asked)
+	}
+	w.in.Answers = []Answer{{Ask: keep, Yes: true, At: w.now.Add(-AnswerHolds)}}
+	w.run(500 * time.Millisecond)
+	if len(w.pods) != 1 {
+		t.Fatalf("stopped on old evidence:\n%s", w.story())
+	}
+	w.in.Answers = []Answer{{Ask: keep, Yes: true, At: w.now}}
 	w.run(10 * time.Second)
 	if len(w.pods) != 0 {
 		t.Errorf("the junior still runs:\n%s", w.story())

@@ -30,7 +30,8 @@ type index struct {
 	missing   bool                // that is to be looked at again
 	vector    map[string]Commit   // the last accepted vector that a document had, to share it
 	accepted  map[string]Commit
-	confirmed map[types.UID]bool
+	answers   map[Ask]Answer
+	registry  registry
 	givenPods []*corev1.Pod
 	pods      map[types.UID]*corev1.Pod
 
@@ -47,7 +48,6 @@ type index struct {
 	timed     map[*tracked]bool // that wait for a time
 	wanting   map[*tracked]bool // that lack pods
 	listening map[*tracked]bool // that asked whether all documents are there
-	doubled   map[*tracked]bool // of whose slots one has two pods of one revision
 	fresh     map[*tracked]bool // with claims that may belong to a wave
 	daemons   map[*tracked]bool
 	kept      map[*tracked]bool // whose memory outlives a restart
@@ -108,7 +108,7 @@ func newIndex(self string, m Memory) *index {
 	x := &index{
 		self: self, peers: map[string]*peer{}, docs: map[string]*Document{}, own: map[types.UID]*Instance{}, newest: map[string]accepted{},
 		pods: map[types.UID]*corev1.Pod{}, tracked: map[types.UID]*tracked{}, byUID: map[types.UID]*workload{},
-		timed: map[*tracked]bool{}, wanting: map[*tracked]bool{}, listening: map[*tracked]bool{}, doubled: map[*tracked]bool{},
+		timed: map[*tracked]bool{}, wanting: map[*tracked]bool{}, listening: map[*tracked]bool{}, answers: map[Ask]Answer{},
 		fresh: map[*tracked]bool{}, daemons: map[*tracked]bool{}, kept: map[*tracked]bool{}, moved: map[*peer]bool{},
 	}
 	for key, s := range m.Slots {
@@ -161,10 +161,8 @@ func (x *index) read(in *Input) {
 	x.readDocuments(in)
 	x.readPods(in.Pods)
 	x.readAccepted(in.Accepted)
-	if !maps.Equal(x.confirmed, in.Confirmed) {
-		x.confirmed = maps.Clone(in.Confirmed)
-		x.markAll(x.doubled)
-	}
+	x.readAnswers(in.Answers)
+	x.readRegistry(in)
 	if x.missing {
 		x.missing = false
 		if u := x.unheardNow(); u != x.unheard {
@@ -252,10 +250,8 @@ func (x *index) readNodes(nodes []Node) {
 			continue
 		}
 		x.move(q)
-		if q.name == x.self {
-			x.markAll(asSet(q.tracked)) // a taint may drive them away
-		}
-		x.markAll(x.wanting) // for the loss of a node, or that of its cordon
+		x.markAll(asSet(q.tracked)) // a taint may drive them away
+		x.markAll(x.wanting)        // for the loss of a node, or that of its cordon
 		x.count(q)
 	}
 	for _, n := range old {
@@ -264,6 +260,7 @@ func (x *index) readNodes(nodes []Node) {
 			x.left = append(x.left, q.name)
 			delete(x.moved, q)
 			x.refit(q)
+			x.markAll(asSet(q.tracked))
 			x.markAll(x.wanting)
 			x.count(q)
 		}
@@ -337,8 +334,8 @@ func (x *index) looks(g *tracked, old, next map[string]Commit) bool {
 		b, is := next[app]
 		return was != is || (a.Level < level) != (b.Level < level)
 	}
-	if g.w == nil {
-		return true // it may be forgotten
+	if g.w == nil || x.draining() {
+		return true // it may be forgotten, or moved
 	}
 	if g.w.object.Commit.Level > 0 && between(g.w.object.Source.App, g.w.object.Commit.Level) {
 		return true

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"maps"
 	"math/rand"
 	"reflect"
 	"slices"
@@ -26,6 +27,7 @@ type tale struct {
 	seq  int64
 	news map[string]bool // documents that are new since the last step
 	lost []string        // and those that count no more
+	asks []Ask           // of the last steps
 }
 
 const taleNodes = 6
@@ -168,6 +170,11 @@ func (x *tale) instance(node string) (m Instance, ok bool) {
 func (x *tale) happen(decided Decision) {
 	node := fmt.Sprint("n", x.r.Intn(taleNodes))
 	now := x.in.Now.Add(-time.Duration(x.r.Intn(3)) * time.Second)
+	if x.in.Answers = nil; x.r.Intn(3) > 0 {
+		for _, a := range x.asks {
+			x.in.Answers = append(x.in.Answers, Answer{Ask: a, Yes: x.r.Intn(3) > 0, Reason: "no", At: x.in.Now})
+		}
+	}
 	switch x.r.Intn(20) {
 	case 0:
 		x.commit()
@@ -253,15 +260,6 @@ func (x *tale) happen(decided Decision) {
 				x.in.Nodes = slices.Clip(x.in.Nodes[:taleNodes])
 			}
 		}
-	case 15:
-		x.in.Confirmed = map[types.UID]bool{}
-		for _, d := range x.docs {
-			for _, m := range d.Instances {
-				if x.r.Intn(2) == 0 {
-					x.in.Confirmed[m.UID] = true
-				}
-			}
-		}
 	case 16:
 		x.in.Now = x.in.Now.Add(time.Duration(x.r.Intn(60)) * time.Second)
 		if x.r.Intn(10) == 0 {
@@ -317,7 +315,7 @@ func TestAStepIsThatOfANewState(t *testing.T) {
 		x := newTale(seed)
 		state, last := State{}, Decision{}
 		for step := range 120 {
-			fresh, want := Step(Resume(state.all()), x.input(false))
+			fresh, want := Step(anew(state), x.input(false))
 			var got Decision
 			first := state.index == nil
 			state, got = Step(state, x.input(!first))
@@ -325,7 +323,8 @@ func TestAStepIsThatOfANewState(t *testing.T) {
 				got.Removed = nil
 			}
 			x.news, x.lost = map[string]bool{}, nil
-			want.Removed, got.Removed = nil, nil
+			x.asks = append(x.asks[max(len(x.asks)-20, 0):], want.Asks...)
+			want.Removed, got.Removed, want.Asks, got.Asks = nil, nil, nil, nil // asked again only when decided again
 			if !reflect.DeepEqual(got, want) {
 				t.Fatalf("seed %d, step %d: the decision differs from that of a new state: %s", seed, step, differ(got, want))
 			}
@@ -386,4 +385,18 @@ func laid(d, before Decision) Decision {
 	}
 	slices.SortStableFunc(d.Slots, func(a, b SlotDecision) int { return of[a.Slot.Workload] - of[b.Slot.Workload] })
 	return d
+}
+
+// anew is a new state with the memory of another, and what came of questions and was promised: that is in
+// no document.
+func anew(s State) State {
+	n := Resume(s.all())
+	if s.index != nil {
+		n.index = newIndex(s.index.self, n.memory)
+		n.index.answers = maps.Clone(s.index.answers)
+		r := s.index.registry
+		r.claims, r.tokens, r.words = maps.Clone(r.claims), maps.Clone(r.tokens), maps.Clone(r.words)
+		n.index.registry = r
+	}
+	return n
 }

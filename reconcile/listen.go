@@ -166,7 +166,7 @@ func (x *index) readDocument(q *peer, d *Document) {
 				continue
 			}
 			app, level := g.w.object.Source.App, g.w.object.Commit.Level
-			if (old.Accepted[app].Level < level) != (d.Accepted[app].Level < level) {
+			if (old.Accepted[app].Level < level) != (d.Accepted[app].Level < level) || x.draining() {
 				x.mark(g)
 			}
 		}

@@ -116,11 +116,13 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 	}
 	for _, s := range w.slots {
 		live := append(slices.Clip(s.old), s.now...)
-		if len(live) > 0 {
+		if len(live) > 0 && live[0].live() && p.leaves(w, live[0]) {
+			hold(live) // where it is; its new place is planned as that of a surge
+		} else if len(live) > 0 {
 			m := live[0]
 			z := w.size(cmp.Or(w.template(m.Revision), &w.templates[0]))
 			e := placement.Slot{Key: s.key, Requests: p.uses(w, m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
-			if p.fresh(m) {
+			if p.fresh(m) && p.in.without != ruleWaves {
 				e.Wave = waves[m.Cause]
 			}
 			slots = append(slots, e)
@@ -283,7 +285,7 @@ func (p *pass) evictedBy(w *workload) (corev1.Taint, bool) {
 	c := p.size(w, &w.templates[0]).constraints
 	for _, t := range q.node.Node.Spec.Taints {
 		one := placement.Node{Taints: []corev1.Taint{t}}
-		if !c.Keeps(&one) {
+		if !isDrain(t) && !c.Keeps(&one) {
 			return t, true
 		}
 	}

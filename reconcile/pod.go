@@ -164,7 +164,7 @@ func podSpec(w *workload, t *Template) *corev1.PodSpec {
 	spec := t.Spec.Spec
 	spec.Tolerations = slices.Clone(spec.Tolerations)
 	if w.kind == kindDaemonSet {
-		for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable, DrainTaint} {
 			tolerate(&spec, corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute})
 		}
 		keys := []string{corev1.TaintNodeDiskPressure, corev1.TaintNodeMemoryPressure, corev1.TaintNodePIDPressure, corev1.TaintNodeUnschedulable}

@@ -154,6 +154,9 @@ func (p *pass) rolloutOf(w *workload) *rollout {
 		if n := len(s.old); n > 1 && s.old[0].Revision != s.old[n-1].Revision {
 			o.surging = true // for an earlier commit, and not yet taken back (seed 20173 of the simulator, 5 nodes)
 		}
+		if len(s.now)+len(s.old) > 1 && slices.ContainsFunc(append(slices.Clip(s.now), s.old...), func(m Instance) bool { return p.leaves(w, m) }) {
+			o.surging = true
+		}
 		if since := s.memory.Unready; !o.updated && !since.IsZero() && w.strategy.deadline > 0 {
 			o.overdue = p.in.Now.Sub(since) >= w.strategy.deadline
 			if !o.overdue {

@@ -29,6 +29,7 @@ type world struct {
 	declines []Decline
 	last     Decision
 	log      []string
+	asked    []Ask
 
 	readyAfter, goneAfter time.Duration
 	checked               func(*world)
@@ -165,16 +166,19 @@ func (s State) all() Memory {
 // decide takes a step, and compares it with that of a new state that remembers the same.
 func (w *world) decide(in Input) Decision {
 	w.t.Helper()
-	fresh, want := Step(Resume(w.state.all()), in)
+	fresh, want := Step(anew(w.state), in)
 	var got Decision
 	w.state, got = Step(w.state, in)
-	want.Removed, got.Removed = nil, nil
+	asks := got.Asks // of what was decided now
+	want.Removed, got.Removed, want.Asks, got.Asks = nil, nil, nil, nil
 	if !reflect.DeepEqual(got, want) {
 		w.t.Fatalf("the step of a state that was kept differs from that of a new one: %s", differ(got, want))
 	}
 	if a, b := w.state.all(), fresh.all(); !reflect.DeepEqual(a, b) {
 		w.t.Fatalf("a state that was kept remembers other things than a new one: %s", differ(a, b))
 	}
+	got.Asks = asks
+	w.asked = append(w.asked, asks...)
 	return got
 }
 
@@ -206,7 +210,7 @@ func (w *world) step() Decision {
 		}
 	}
 	w.declines = append(w.declines, w.last.Declines...)
-	_, again := Step(Resume(w.state.all()), w.input())
+	_, again := Step(anew(w.state), w.input())
 	if len(again.Actions) > 0 {
 		for _, d := range [][]SlotDecision{w.last.Slots, again.Slots} {
 			for _, e := range d {

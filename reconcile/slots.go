@@ -85,7 +85,6 @@ func (p *pass) fill(g *tracked) {
 		}
 	}
 	if g.w == nil {
-		delete(x.doubled, g)
 		delete(x.fresh, g)
 		return
 	}
@@ -128,16 +127,14 @@ func (p *pass) fill(g *tracked) {
 			p.releases[key] = r
 		}
 	}
-	doubled, fresh := false, false
+	fresh := false
 	for _, s := range g.w.slots {
 		p.settle(g.w, s)
-		doubled = doubled || len(s.now) > 1
 		if live := append(slices.Clip(s.old), s.now...); len(live) > 0 && p.fresh(live[0]) {
 			fresh = true
 			p.dueAt(live[0].Claimed.Add(waveSettles))
 		}
 	}
-	put(x.doubled, g, doubled)
 	put(x.fresh, g, fresh)
 	for _, m := range g.w.surplus {
 		if m.live() && m.Ready && !m.available(g.w, p.in.Now) {
@@ -215,7 +212,9 @@ func (p *pass) settle(w *workload, s *slot) {
 			p.dueAt(s.now[0].ReadySince.Add(backOffReset + 1))
 		}
 	}
-	if len(s.now) > 0 || len(s.old) > 0 && !m.OpenBeside {
+	live := append(slices.Clip(s.old), s.now...)
+	beside := m.OpenBeside && len(live) == 1 && (len(s.old) == 1 || p.leaves(w, live[0]))
+	if len(live) > 0 && !beside {
 		m.Open, m.OpenRevision, m.OpenBeside = time.Time{}, "", false
 	}
 }

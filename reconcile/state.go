@@ -126,7 +126,7 @@ func (x *index) store(g *tracked) {
 	}
 	put(x.kept, g, slices.ContainsFunc(g.seats, func(t seat) bool { return x.keeps(&t) }))
 	if g.w == nil && len(g.records)+len(g.releases)+len(g.seats) == 0 && g.rollout == nil {
-		for _, set := range []map[*tracked]bool{x.timed, x.wanting, x.listening, x.doubled, x.fresh} {
+		for _, set := range []map[*tracked]bool{x.timed, x.wanting, x.listening, x.fresh} {
 			delete(set, g)
 		}
 		delete(x.tracked, g.uid)

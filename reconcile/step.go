@@ -50,15 +50,19 @@ type Input struct {
 	// Pods are the pods of this node. They tell what an instance asks for when its template has
 	// left the history.
 	Pods []*corev1.Pod
-	// Confirmed names pods whose node answered a direct call: I run it, it is ready, I keep it.
-	// Only on that evidence is a duplicate stopped.
-	Confirmed map[types.UID]bool
+	// Answers are those that came since the last step. One that was given before costs a comparison.
+	Answers []Answer
+	// Found names pods of this node that do not run since the machine was started: see Decision.Resume.
+	Found []types.UID
+
+	without rule // is left out, in tests that show what it is for
 }
 
 // Node is an enrolled machine as this node believes it to be.
 type Node struct {
 	Node   *corev1.Node // as accepted from Git; spec.unschedulable is its cordon
 	Gone   bool         // held for dead by the gate of membership
+	Failed bool         // by membership's word, which is not yet believed: others are asked in its place
 	Stable bool         // seen lately, so that its document is waited for before a claim
 }
 
@@ -66,6 +70,12 @@ type Node struct {
 type Decision struct {
 	Actions  []Action // stops first, each in the order of workloads and slots
 	Declines []Decline
+	// Asks are the questions that this node waits for. One that is under way need not be asked again; an
+	// Answer is to come of each, and then another step.
+	Asks []Ask
+	// Resume names those of Input.Found that may be started again. The others wait for a later step, or
+	// are stopped by it.
+	Resume []types.UID
 	// Workloads and Slots tell of all workloads, or when the input is Partial of those that were decided
 	// again in this step: of the others what an earlier step said stands.
 	Workloads []WorkloadStatus // sorted by kind, namespace, name
@@ -89,6 +99,7 @@ const (
 	ByEnded     = "ended"     // the pod ended by itself
 	ByEviction  = "eviction"  // a NoExecute taint
 	ByPreempted = "preempted" // a pod of higher priority takes its room
+	ByDrain     = "drain"     // a drained node, and the workload may not have a pod more
 	ByDuplicate = "duplicate" // another node has the earlier right to the slot, and keeps it
 )
 
@@ -129,6 +140,7 @@ const (
 	RuleStop      = "stop"      // stopped in this step
 	RulePlacement = "placement" // no node, or another node's turn
 	RuleClaim     = "claim"     // waits for its rank, for documents, or after declines
+	RuleRelocate  = "relocate"  // is to leave a drained node
 	RuleRollout   = "rollout"   // waits for another slot
 	RuleEnding    = "ending"    // waits for a pod to end
 	RuleBackOff   = "back-off"  // its last pod ended
@@ -137,18 +149,13 @@ const (
 
 // Step decides. It takes s over, and returns the state to pass in next time.
 //
-// What rests on documents alone (the order of a rollout, duplicates) holds under any delay, loss or
-// order of documents. That a slot has one claim rests on the rank delay and holds while documents
-// arrive within it.
+// What rests on documents (the order of a rollout) and on the word of the other pod's own node (that a pod
+// ends in favour of another) holds under any delay, loss or order. What rests on a registrar (that a slot
+// has one claim, and a workload one token) holds while all that ask reach the same.
 func Step(s State, in Input) (State, Decision) {
-	x := s.index
-	if x == nil || x.self != in.Self {
-		x = newIndex(in.Self, s.Memory())
-	}
-	x.read(&in)
-	p := &pass{in: in, index: x, nodes: x.nodes, docs: x.docs, pods: x.pods, newest: x.newest}
+	p := newPass(s, in)
 	p.run()
-	return State{index: x}, p.finish()
+	return State{index: p.index}, p.finish()
 }
 
 // pass is one run of Step.
@@ -168,13 +175,14 @@ type pass struct {
 	starts   []Action
 	stopping map[types.UID]bool
 	declines []Decline
+	asks     []Ask
+	resume   []types.UID
 	statuses []WorkloadStatus
 }
 
 // run decides what is marked, and plans when that or the planner's input concerns any open slot.
 func (p *pass) run() {
 	x := p.index
-	p.releases, p.stopping = map[string]released{}, map[types.UID]bool{}
 	dirty := x.dirty
 	x.dirty = nil
 	slices.SortFunc(dirty, byRank)
@@ -195,6 +203,7 @@ func (p *pass) run() {
 	}
 	p.at = nil
 	p.remove()
+	p.resumeFound()
 	slices.SortFunc(p.decided, byRank)
 	for _, g := range p.decided {
 		if p.at = g; g.w != nil {
@@ -267,7 +276,7 @@ func (p *pass) stop(m Instance, by, reason string) {
 func (p *pass) finish() Decision {
 	x := p.index
 	d := Decision{
-		Actions: append(p.stops, p.starts...), Declines: p.declines, Workloads: p.statuses,
+		Actions: append(p.stops, p.starts...), Declines: p.declines, Asks: p.asks, Resume: p.resume, Workloads: p.statuses,
 		Removed: slices.Compact(slices.Sorted(slices.Values(x.removed))),
 	}
 	x.removed = nil

@@ -36,6 +36,7 @@ type workload struct {
 	slots   []*slot    // wanted, by ordinal or node
 	surplus []Instance // in slots that are not wanted
 	roll    *rollout
+	moving  bool // a pod is to leave a drained node
 }
 
 // strategy is how a workload changes.

@@ -328,7 +328,7 @@ func TestDaemonSet(t *testing.T) {
 	w.run(5 * time.Second)
 	expect(t, w, 1, 1)
 	for _, p := range w.pods {
-		if p.i.Slot.Node != "n1" || len(p.pod.Spec.Tolerations) != 6 {
+		if p.i.Slot.Node != "n1" || len(p.pod.Spec.Tolerations) != 7 {
 			t.Errorf("got slot %+v, tolerations %v", p.i.Slot, p.pod.Spec.Tolerations)
 		}
 	}
@@ -451,8 +451,8 @@ func TestOrderOfInputDoesNotMatter(t *testing.T) {
 	w.push(Object{Object: deployment("b", 8, 1, 1)}, Object{Object: daemonSet("b", 0, 1)}, Object{Object: pod("a", corev1.RestartPolicyAlways)})
 	r := rand.New(rand.NewSource(1))
 	in := w.input()
-	memory := w.state.all()
-	wantState, want := Step(Resume(memory), in)
+	memory := anew(w.state)
+	wantState, want := Step(anew(memory), in)
 	if len(want.Actions) == 0 {
 		t.Fatal("nothing to compare")
 	}
@@ -464,7 +464,7 @@ func TestOrderOfInputDoesNotMatter(t *testing.T) {
 		for _, d := range in.Documents {
 			r.Shuffle(len(d.Instances), func(i, j int) { d.Instances[i], d.Instances[j] = d.Instances[j], d.Instances[i] })
 		}
-		state, got := Step(Resume(memory), in)
+		state, got := Step(anew(memory), in)
 		if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) && !reflect.DeepEqual(got, want) || !reflect.DeepEqual(state.all(), wantState.all()) {
 			t.Fatalf("got %+v\nwant %+v", got, want)
 		}

@@ -63,7 +63,7 @@ func (n *node) input() reconcile.Input {
 	in := reconcile.Input{
 		Self: n.name, Boot: n.boot, Now: n.watch.read(n.w.clock.now), Apps: n.w.life.apps(), Accepted: n.accepted,
 		Objects: n.objects(), Nodes: n.enrolled(), Documents: []reconcile.Document{n.document}, Partial: k.begun,
-		Pods: make([]*corev1.Pod, 0, len(n.pods.pods)), Confirmed: map[types.UID]bool{},
+		Pods: make([]*corev1.Pod, 0, len(n.pods.pods)),
 	}
 	if !k.begun {
 		for i := range n.docs {
@@ -81,11 +81,6 @@ func (n *node) input() reconcile.Input {
 	k.begun = true
 	for _, p := range n.pods.sorted() {
 		in.Pods = append(in.Pods, p.spec)
-	}
-	for uid, at := range n.confirmed {
-		if n.w.clock.now-at < answerHolds {
-			in.Confirmed[uid] = true
-		}
 	}
 	return in
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/gossip"
@@ -42,20 +41,20 @@ type node struct {
 	crash          int             // actions until the agent is killed; -1: not
 
 	// memory
-	memory    reconcile.State
-	seq       int64
-	document  reconcile.Document
-	gossip    gossip.State
-	tick      time.Duration         // of the spread, that is planned; 0: none
-	docs      []*reconcile.Document // by node; nil: none counts
-	gate      gate.State
-	judged    time.Duration               // of the gate's tick, that is planned; 0: none
-	news      gate.Members                // of membership, not yet handed on
-	confirmed map[types.UID]time.Duration // when its node said that it keeps the pod
-	asked     map[types.UID]time.Duration
-	next      time.Duration // of the pass that is planned; 0: none
-	decided   reconcile.Decision
-	known     known
+	memory   reconcile.State
+	seq      int64
+	document reconcile.Document
+	gossip   gossip.State
+	tick     time.Duration         // of the spread, that is planned; 0: none
+	docs     []*reconcile.Document // by node; nil: none counts
+	gate     gate.State
+	judged   time.Duration      // of the gate's tick, that is planned; 0: none
+	news     gate.Members       // of membership, not yet handed on
+	answers  []reconcile.Answer // for the next pass
+	asked    map[reconcile.Ask]bool
+	next     time.Duration // of the pass that is planned; 0: none
+	decided  reconcile.Decision
+	known    known
 }
 
 const (
@@ -119,7 +118,7 @@ func (n *node) up() {
 	n.known = known{slots: map[types.UID][]reconcile.SlotDecision{}, news: map[int]bool{}}
 	n.docs = make([]*reconcile.Document, len(n.w.nodes))
 	n.gate, n.judged, n.news = gate.NewState(n.name, n.left, n.watch.read(n.w.clock.now)), 0, gate.Members{}
-	n.confirmed, n.asked = map[types.UID]time.Duration{}, map[types.UID]time.Duration{}
+	n.answers, n.asked = nil, map[reconcile.Ask]bool{}
 	n.next, n.crash = 0, -1
 	n.joinSpread()
 	n.judge(gate.Enrolled{Names: n.w.names})
@@ -246,7 +245,7 @@ func (n *node) pass() {
 		return // nothing was ever accepted: nothing is started and nothing stopped
 	}
 	in := n.input()
-	n.ask()
+	in.Answers, n.answers = n.answers, nil
 	n.memory, n.decided = reconcile.Step(n.memory, in)
 	n.known.keep(&n.decided)
 	for i, a := range n.decided.Actions {
@@ -263,6 +262,7 @@ func (n *node) pass() {
 			n.pods.stop(a.Instance.UID, a.By)
 		}
 	}
+	n.ask(n.decided.Asks)
 	n.declines = append(n.declines, n.decided.Declines...)
 	n.known.touched = n.known.touched || len(n.decided.Actions)+len(n.decided.Declines) > 0
 	n.publish()
@@ -274,64 +274,38 @@ func (n *node) pass() {
 	}
 }
 
-// answerHolds is how long the answer to a direct call counts.
-const answerHolds = time.Second
-
-// ask calls the nodes of pods that have an earlier right to slots of this node's pods.
-func (n *node) ask() {
-	for _, p := range n.pods.sorted() {
-		mine := p.instance
-		if mine.Terminating || mine.Phase == corev1.PodFailed {
+// ask carries questions to other nodes, each once at a time, and what comes of them back.
+func (n *node) ask(asks []reconcile.Ask) {
+	for _, a := range asks {
+		other := n.w.byName[a.To]
+		if other == nil || n.asked[a] {
 			continue
 		}
-		for _, d := range n.docs {
-			if d == nil {
-				continue
+		n.asked[a] = true
+		at := n.watch.read(n.w.clock.now)
+		done := func(answer reconcile.Answer) {
+			if n.asked[a] {
+				delete(n.asked, a)
+				answer.Ask, answer.At = a, at
+				n.answers = append(n.answers, answer)
+				n.passAt(n.w.clock.now)
 			}
-			for _, m := range d.Instances {
-				if m.Slot != mine.Slot || m.Revision != mine.Revision || !senior(m, mine) || m.Terminating || !m.Ready {
-					continue
+		}
+		run := n.run
+		n.inAgent(reconcile.AskWithin, func() { done(reconcile.Answer{Unreachable: true}) })
+		n.w.network.send(n.index, other.index, func() {
+			if !other.agent || other.accepted == nil {
+				return
+			}
+			var answer reconcile.Answer
+			other.memory, answer = reconcile.Reply(other.memory, other.input(), a)
+			n.w.network.send(other.index, n.index, func() {
+				if n.agent && n.run == run {
+					done(answer)
 				}
-				now := n.w.clock.now
-				if at, ok := n.asked[m.UID]; ok && now-at < 500*time.Millisecond {
-					continue
-				}
-				n.asked[m.UID] = now
-				other := n.w.byName[m.Node]
-				n.inAgent(600*time.Millisecond, n.poke)
-				n.w.network.send(n.index, other.index, func() {
-					if !other.keeps(m.UID) {
-						return
-					}
-					n.w.network.send(other.index, n.index, func() {
-						if n.agent {
-							n.confirmed[m.UID] = n.w.clock.now
-							n.poke()
-						}
-					})
-				})
-			}
-		}
+			})
+		})
 	}
-}
-
-// keeps answers a direct call: I run it, it is ready, I keep it.
-func (n *node) keeps(uid types.UID) bool {
-	p := n.pods.pods[uid]
-	if !n.agent || p == nil || !p.instance.Ready || p.instance.Terminating {
-		return false
-	}
-	for i, d := range n.docs {
-		if d == nil || n.believes(i).Gone {
-			continue
-		}
-		for _, m := range d.Instances {
-			if m.Slot == p.instance.Slot && m.Revision == p.instance.Revision && !m.Terminating && senior(m, p.instance) {
-				return false // it may be asked to yield itself
-			}
-		}
-	}
-	return true
 }
 
 // senior reports whether a has the earlier right to the slot of both.

@@ -60,13 +60,13 @@ type Flock struct {
 	nodes      []reconcile.Node // of want
 	members    map[string]*member
 	round      int
-	doubled    map[types.UID]bool // of the round; nil before it is asked for
 }
 
 type member struct {
 	document reconcile.Document
 	declines []reconcile.Decline // of the round
 	state    reconcile.State
+	answers  []reconcile.Answer // for its next step
 	pods     map[types.UID]*corev1.Pod
 }
 
@@ -133,6 +133,7 @@ func (f *Flock) Run(want Wanted) Course {
 	if len(want.Nodes) > 0 {
 		first = want.Nodes[0].Name
 	}
+	f.wakeUp()
 	began, last := f.now, f.now
 	for range rounds {
 		f.round++
@@ -174,13 +175,36 @@ func (f *Flock) Run(want Wanted) Course {
 	return c
 }
 
-// step is one pass of a node, which does not carry out what it decides.
+// step is one pass of a node, which does not carry out what it decides. What it asks is answered at once; a
+// node that has something to do does it first.
 func (f *Flock) step(name string) reconcile.Decision {
+	m := f.members[name]
+	in := f.input(name)
+	in.Answers, m.answers = m.answers, nil
+	for i := range in.Answers {
+		in.Answers[i].At = f.now
+	}
+	var d reconcile.Decision
+	for {
+		m.state, d = reconcile.Step(m.state, in)
+		m.declines = append(m.declines, d.Declines...)
+		in.Answers = f.answers(d.Asks)
+		if len(in.Answers) == 0 {
+			return d
+		}
+		if len(d.Actions) > 0 {
+			m.answers = in.Answers
+			d.Wake = f.now.Add(tick)
+			return d
+		}
+	}
+}
+
+func (f *Flock) input(name string) reconcile.Input {
 	m := f.members[name]
 	in := reconcile.Input{
 		Self: name, Boot: m.document.Boot, Now: f.now, Nodes: f.nodes,
 		Objects: f.want.Objects, Apps: f.want.Apps, Accepted: f.want.Accepted,
-		Confirmed: f.confirmed(),
 	}
 	for _, other := range f.names() {
 		in.Documents = append(in.Documents, f.members[other].document)
@@ -188,40 +212,40 @@ func (f *Flock) step(name string) reconcile.Decision {
 	for _, uid := range slices.Sorted(maps.Keys(m.pods)) {
 		in.Pods = append(in.Pods, m.pods[uid])
 	}
-	var d reconcile.Decision
-	m.state, d = reconcile.Step(m.state, in)
-	m.declines = append(m.declines, d.Declines...)
-	return d
+	return in
 }
 
-// confirmed are the pods of slots that have several: each node answers at once that it keeps a ready one.
-func (f *Flock) confirmed() map[types.UID]bool {
-	if f.doubled != nil {
-		return f.doubled
-	}
-	f.doubled = map[types.UID]bool{}
-	first := map[reconcile.Slot]types.UID{}
-	for _, m := range f.members {
-		for i := range m.document.Instances {
-			x := &m.document.Instances[i]
-			if x.Terminating || !x.Ready {
-				continue
-			}
-			if other, ok := first[x.Slot]; ok {
-				f.doubled[other], f.doubled[x.UID] = true, true
-				continue
-			}
-			first[x.Slot] = x.UID
+// answers lets the nodes that are asked answer.
+func (f *Flock) answers(asks []reconcile.Ask) (out []reconcile.Answer) {
+	for _, a := range asks {
+		m := f.members[a.To]
+		if m == nil {
+			out = append(out, reconcile.Answer{Ask: a, Unreachable: true, At: f.now})
+			continue
 		}
+		var answer reconcile.Answer
+		m.state, answer = reconcile.Reply(m.state, f.input(a.To), a)
+		answer.At = f.now
+		out = append(out, answer)
 	}
-	return f.doubled
+	return out
+}
+
+// wakeUp lets every node run for a while already: one that has just started promises nothing.
+func (f *Flock) wakeUp() {
+	now := f.now
+	f.now = now.Add(-time.Hour)
+	for _, name := range f.names() {
+		m := f.members[name]
+		m.state, _ = reconcile.Reply(m.state, f.input(name), reconcile.Ask{})
+	}
+	f.now = now
 }
 
 // carryOut takes the actions of a round. In its end what was started is ready, what was stopped is gone, and
 // everybody has heard it: also which commits the others have accepted, so that what opens a slot is
 // claimed before the first pod is stopped for the commit. A document is not changed but replaced.
 func (f *Flock) carryOut(actions []reconcile.Action) {
-	f.doubled = nil
 	started, stopped := map[string][]reconcile.Instance{}, map[types.UID]string{}
 	for _, a := range actions {
 		m := f.members[a.Instance.Node]
