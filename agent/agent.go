@@ -28,6 +28,7 @@ import (
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/gitsync/trust"
+	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/state"
 )
 
@@ -238,7 +239,7 @@ func (n *node) runPods(ctx context.Context, streams *streams) error {
 	}
 	decider := &decider{
 		node: n.Node, flock: n.flock, self: n.document, pods: manager, store: n.store, publish: writer.set,
-		memory: memory, key: n.signer.Ed25519(), metrics: n.metrics, log: n.Log.With("part", "decide"), starting: map[types.UID]time.Time{},
+		memory: memory, key: n.signer.Ed25519(), metrics: n.metrics, log: n.Log.With("part", "decide"), starting: map[types.UID]time.Time{}, asking: map[reconcile.Ask]bool{},
 	}
 	n.ready.await("")
 	group, ctx := errgroup.WithContext(ctx)

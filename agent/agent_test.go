@@ -160,7 +160,7 @@ func newDecider(t *testing.T, pods podRuntime) (d *decider, published *map[strin
 			return reconcile.Document{Allocatable: room, Conditions: []corev1.NodeCondition{nodeReady("", "", time.Unix(1, 0))}}
 		},
 		publish:  func(files map[string][]byte) { *published = files },
-		starting: map[types.UID]time.Time{},
+		starting: map[types.UID]time.Time{}, asking: map[reconcile.Ask]bool{},
 	}, published
 }
 
@@ -277,4 +277,7 @@ type alone struct{}
 func (alone) look(*gitsync.Accepted, time.Time) outlook        { return outlook{} }
 func (alone) publish(context.Context, gossip.Sealed, []string) {}
 func (alone) changed() <-chan struct{}                         { return nil }
+func (alone) ask(context.Context, []reconcile.Ask)             {}
+func (alone) answers() <-chan reconcile.Answer                 { return nil }
+func (alone) questions() <-chan asked                          { return nil }
 func (alone) bootCounter() int64                               { return 1 }

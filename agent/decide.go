@@ -42,13 +42,18 @@ type decider struct {
 	metrics *api.Metrics
 	log     *slog.Logger
 
-	memory   *decisions
-	key      ed25519.PrivateKey // signs the document
-	author   author
-	said     gossip.Sealed           // the last that was published
-	accepted *gitsync.Accepted       // of the last pass
-	since    time.Time               // when accepted was first seen here
-	starting map[types.UID]time.Time // since of the commit that brought each pod, until it is ready
+	memory  *decisions
+	key     ed25519.PrivateKey // signs the document
+	author  author
+	said    gossip.Sealed          // the last that was published
+	asking  map[reconcile.Ask]bool // questions under way
+	answers []reconcile.Answer     // that came since the last step
+	// objects are those of objectsOf.
+	objects   []reconcile.Object
+	objectsOf *gitsync.Accepted
+	accepted  *gitsync.Accepted       // of the last pass
+	since     time.Time               // when accepted was first seen here
+	starting  map[types.UID]time.Time // since of the commit that brought each pod, until it is ready
 }
 
 // hearEvery is the time between two passes that others' documents cause; passes that take longer than
@@ -91,6 +96,12 @@ func (d *decider) run(ctx context.Context) error {
 			// Documents that come one after the other make one pass; and a node whose passes take long
 			// keeps time for other things.
 			_ = sleep(ctx, max(hearEvery, took))
+		case a := <-d.flock.answers():
+			d.hear(a)
+		case q := <-d.flock.questions():
+			if err := d.reply(q, time.Now()); err != nil {
+				d.log.Warn("a question of another node is not answered", "from", q.From, "err", err)
+			}
 		}
 		done()
 		if ctx.Err() != nil {
@@ -123,16 +134,13 @@ func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Ti
 		}
 	}
 	seen := d.flock.look(accepted, now)
-	in := reconcile.Input{
-		Self: d.node, Boot: document.Boot, Now: now,
-		Objects: objects(accepted), Apps: apps(accepted), Accepted: document.Accepted,
-		Nodes: nodesOf(accepted, d.node, seen.states), Documents: append(seen.documents, document), Pods: pods,
-	}
+	in := d.input(document, seen, pods, now)
 	next, decision := reconcile.Step(d.memory.State, in)
 	if seen.contested {
 		decision.Actions = slices.DeleteFunc(decision.Actions, func(a reconcile.Action) bool { return a.Kind == reconcile.Start })
 	}
 	d.memory.take(next, decision, now)
+	d.ask(ctx, decision.Asks)
 	// On disk before it is done: a slot that is given up is not taken for a lost one after a crash.
 	errs := []error{d.memory.save()}
 	for _, a := range decision.Actions {
@@ -161,6 +169,62 @@ func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Ti
 		d.publish(files)
 	}
 	return decision.Wake, errors.Join(append(errs, err)...)
+}
+
+// input is what is known, to decide by.
+func (d *decider) input(document reconcile.Document, seen outlook, pods []*corev1.Pod, now time.Time) reconcile.Input {
+	if d.objectsOf != d.accepted { // the same slice while nothing has changed
+		d.objectsOf, d.objects = d.accepted, objects(d.accepted)
+	}
+	in := reconcile.Input{
+		Self: d.node, Boot: document.Boot, Now: now,
+		Objects: d.objects, Apps: apps(d.accepted), Accepted: document.Accepted,
+		Nodes: nodesOf(d.accepted, d.node, seen.states), Documents: slices.Concat(seen.documents, []reconcile.Document{document}),
+		Pods: pods, Answers: d.answers,
+	}
+	d.answers = nil
+	return in
+}
+
+// ask puts those questions that are not under way.
+func (d *decider) ask(ctx context.Context, asks []reconcile.Ask) {
+	var fresh []reconcile.Ask
+	for _, a := range asks {
+		if !d.asking[a] {
+			d.asking[a] = true
+			fresh = append(fresh, a)
+		}
+	}
+	d.flock.ask(ctx, fresh)
+}
+
+// hear takes in what came of a question, and of others that did meanwhile.
+func (d *decider) hear(a reconcile.Answer) {
+	for {
+		delete(d.asking, a.Ask)
+		d.answers = append(d.answers, a)
+		select {
+		case a = <-d.flock.answers():
+		default:
+			return
+		}
+	}
+}
+
+// reply answers another node's question.
+func (d *decider) reply(q asked, now time.Time) error {
+	if d.accepted == nil {
+		return nil // it asks again, or another node
+	}
+	pods := d.pods.Pods()
+	document, err := d.document(d.accepted, pods, now)
+	if err != nil {
+		return err
+	}
+	var a reconcile.Answer
+	d.memory.State, a = reconcile.Reply(d.memory.State, d.input(document, d.flock.look(d.accepted, now), pods, now), q.Ask)
+	q.answer <- a // buffered by one
+	return nil
 }
 
 // document says what is known before the pass decides.

@@ -189,7 +189,7 @@ func (f *testFlock) start(name string, a *gitsync.Accepted) {
 	fresh.store.SetAccepted(a)
 	d := &decider{
 		node: name, flock: fresh.flock, pods: n.pods, store: fresh.store, metrics: metrics, memory: memory, key: n.signer.Ed25519(),
-		log: fresh.Log, publish: func(map[string][]byte) {}, starting: map[types.UID]time.Time{},
+		log: fresh.Log, publish: func(map[string][]byte) {}, starting: map[types.UID]time.Time{}, asking: map[reconcile.Ask]bool{},
 		self: func() reconcile.Document {
 			lacks, since := fresh.ready.get()
 			return reconcile.Document{Allocatable: room, Conditions: []corev1.NodeCondition{nodeReady(lacks, lacks, since)}}

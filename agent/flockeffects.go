@@ -23,11 +23,11 @@ func (f *flock) gossiped(ctx context.Context, e gossip.Effect) {
 	case gossip.Send:
 		f.outbox.send(e.To, e.Message)
 	case gossip.Changed:
-		f.keep.changed, f.stale = true, true
+		f.keep.changed = true
 		for _, node := range e.Nodes {
 			f.heardAt[node] = time.Now()
 		}
-		poke(f.news)
+		f.fresh, f.stale = true, true
 	case gossip.Look:
 		f.following.Look(e.Head, e.From)
 	case gossip.Renumber:
@@ -48,15 +48,14 @@ func (f *flock) gossiped(ctx context.Context, e gossip.Effect) {
 				return nil
 			})
 		}
-		poke(f.news)
+		f.fresh, f.stale = true, true
 	case gossip.Contested:
 		why := fmt.Sprintf("another machine signs with this node's key (its document %d/%d); this one starts nothing more, and what runs goes on; "+
 			"take one of the two away, enrol a new key for it, and start the agent again", e.Other.Number.Boot, e.Other.Number.Seq)
 		f.Log.Error("two machines have one key", "err", why)
 		f.happened("KeyContested", why)
 		f.ready.contest(why)
-		f.stale = true
-		poke(f.news)
+		f.fresh, f.stale = true, true
 	}
 }
 
@@ -89,13 +88,13 @@ func (f *flock) gated(ctx context.Context, e gate.Effect) {
 		f.Log.Warn("a node is held for gone", "node", e.Node, "reason", e.Reason)
 		f.take(ctx, gossip.Gone{Node: e.Node})
 		f.keep.urgent = true
-		poke(f.news)
+		f.fresh, f.stale = true, true
 	case gate.Back:
 		f.Log.Info("a node is back", "node", e.Node)
 		f.keep.urgent = true
-		poke(f.news)
+		f.fresh, f.stale = true, true
 	case gate.EndpointsOff, gate.EndpointsOn:
-		poke(f.news)
+		f.fresh, f.stale = true, true
 	}
 }
 

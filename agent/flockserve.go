@@ -21,6 +21,7 @@ const (
 
 func (f *flock) serveGossip() {
 	f.mux.HandleFunc("POST "+gossipPath, f.hear)
+	f.mux.HandleFunc("POST "+askPath, f.hearAsk)
 	f.mux.HandleFunc("POST "+witnessPath, f.bearWitness)
 	f.mux.HandleFunc("GET "+peer.CheckPath, f.answerCheck)
 }

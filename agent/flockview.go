@@ -26,6 +26,11 @@ type others interface {
 	publish(ctx context.Context, d gossip.Sealed, direct []string)
 	// changed has an element when look may return something else.
 	changed() <-chan struct{}
+	// ask puts questions to other nodes; each has an element of answers in the end.
+	ask(ctx context.Context, questions []reconcile.Ask)
+	answers() <-chan reconcile.Answer
+	// questions are other nodes', to be answered.
+	questions() <-chan asked
 	// bootCounter is the number of this node's life.
 	bootCounter() int64
 }
@@ -68,6 +73,10 @@ func (f *flock) show(now time.Time) {
 	f.view = v
 	f.mu.Unlock()
 	f.store.SetMembers(f.standings(v))
+	if f.fresh {
+		f.fresh = false
+		poke(f.news)
+	}
 }
 
 // seen returns what drive has last found out.
