@@ -63,8 +63,9 @@ func (n *node) input() reconcile.Input {
 	in := reconcile.Input{
 		Self: n.name, Boot: n.boot, Now: n.watch.read(n.w.clock.now), Apps: n.w.life.apps(), Accepted: n.accepted,
 		Objects: n.objects(), Nodes: n.enrolled(), Documents: []reconcile.Document{n.document}, Partial: k.begun,
-		Pods: make([]*corev1.Pod, 0, len(n.pods.pods)),
+		Pods: make([]*corev1.Pod, 0, len(n.pods.pods)), Answers: n.answers,
 	}
+	n.answers = nil
 	if !k.begun {
 		for i := range n.docs {
 			k.news[i] = true
@@ -81,6 +82,12 @@ func (n *node) input() reconcile.Input {
 	k.begun = true
 	for _, p := range n.pods.sorted() {
 		in.Pods = append(in.Pods, p.spec)
+		if p.found {
+			in.Found = append(in.Found, p.instance.UID)
+		}
+	}
+	if n.w.bend != nil {
+		n.w.bend(&in)
 	}
 	return in
 }
@@ -111,7 +118,7 @@ func (n *node) enrolled() []reconcile.Node {
 		k.nodes, k.lookedAt = make([]reconcile.Node, 0, len(n.w.nodes)), n.w.clock.now
 		for i := range n.w.nodes {
 			v := n.believes(i)
-			k.nodes = append(k.nodes, reconcile.Node{Node: n.w.machines[i], Gone: v.Gone, Stable: v.Stable})
+			k.nodes = append(k.nodes, reconcile.Node{Node: n.w.machines[i], Gone: v.Gone, Failed: v.Failed, Stable: v.Stable})
 		}
 	}
 	return k.nodes

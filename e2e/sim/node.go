@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"crypto/ed25519"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -22,6 +23,7 @@ type node struct {
 	name  string
 	r     *rand.Rand
 	watch watch
+	key   ed25519.PrivateKey
 
 	machine bool // is on
 	agent   bool // is running
@@ -245,9 +247,14 @@ func (n *node) pass() {
 		return // nothing was ever accepted: nothing is started and nothing stopped
 	}
 	in := n.input()
-	in.Answers, n.answers = n.answers, nil
 	n.memory, n.decided = reconcile.Step(n.memory, in)
 	n.known.keep(&n.decided)
+	for _, a := range n.decided.Asks {
+		n.ask(a)
+	}
+	for _, uid := range n.decided.Resume {
+		n.pods.resume(uid)
+	}
 	for i, a := range n.decided.Actions {
 		if n.crash >= 0 && i >= n.crash {
 			n.w.say(n.name, "agent is killed before: %s", a)
@@ -262,7 +269,6 @@ func (n *node) pass() {
 			n.pods.stop(a.Instance.UID, a.By)
 		}
 	}
-	n.ask(n.decided.Asks)
 	n.declines = append(n.declines, n.decided.Declines...)
 	n.known.touched = n.known.touched || len(n.decided.Actions)+len(n.decided.Declines) > 0
 	n.publish()
@@ -274,38 +280,41 @@ func (n *node) pass() {
 	}
 }
 
-// ask carries questions to other nodes, each once at a time, and what comes of them back.
-func (n *node) ask(asks []reconcile.Ask) {
-	for _, a := range asks {
-		other := n.w.byName[a.To]
-		if other == nil || n.asked[a] {
-			continue
-		}
-		n.asked[a] = true
-		at := n.watch.read(n.w.clock.now)
-		done := func(answer reconcile.Answer) {
-			if n.asked[a] {
-				delete(n.asked, a)
-				answer.Ask, answer.At = a, at
-				n.answers = append(n.answers, answer)
-				n.passAt(n.w.clock.now)
-			}
-		}
-		run := n.run
-		n.inAgent(reconcile.AskWithin, func() { done(reconcile.Answer{Unreachable: true}) })
-		n.w.network.send(n.index, other.index, func() {
-			if !other.agent || other.accepted == nil {
-				return
-			}
-			var answer reconcile.Answer
-			other.memory, answer = reconcile.Reply(other.memory, other.input(), a)
-			n.w.network.send(other.index, n.index, func() {
-				if n.agent && n.run == run {
-					done(answer)
-				}
-			})
-		})
+// ask carries a question to another node by a direct call, once at a time, and what came of it back.
+func (n *node) ask(a reconcile.Ask) {
+	other := n.w.byName[a.To]
+	if other == nil || n.asked[a] {
+		return
 	}
+	n.asked[a] = true
+	at := n.watch.read(n.w.clock.now)
+	come := func(x reconcile.Answer) {
+		if n.asked[a] {
+			delete(n.asked, a)
+			x.At = at
+			n.answers = append(n.answers, x)
+			n.passAt(n.w.clock.now)
+		}
+	}
+	n.inAgent(reconcile.AskWithin, func() { come(reconcile.Answer{Ask: a, Unreachable: true}) })
+	var answer *reconcile.Answer
+	n.call(other, func() { answer = other.reply(a) }, func(gate.Answer) {
+		if answer != nil {
+			come(*answer)
+		}
+	})
+}
+
+// reply answers a question by what this node knows; nil when it knows nothing yet.
+func (n *node) reply(a reconcile.Ask) *reconcile.Answer {
+	n.publish()
+	if n.accepted == nil {
+		return nil
+	}
+	var answer reconcile.Answer
+	n.memory, answer = reconcile.Reply(n.memory, n.input(), a)
+	n.passAt(n.w.clock.now + hearEvery) // what was read for the answer is decided on, too
+	return &answer
 }
 
 // senior reports whether a has the earlier right to the slot of both.

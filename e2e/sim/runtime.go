@@ -16,6 +16,7 @@ type pod struct {
 	instance reconcile.Instance // as the node would publish it
 	spec     *corev1.Pod
 	by       string // who asked for its end
+	found    bool   // on disk when the machine was started, and not resumed yet
 	life     int    // counts its starts and ends: what was planned for an earlier one is void
 }
 
@@ -124,15 +125,25 @@ func (k *kubelet) powerOff() {
 	}
 }
 
-// powerOn starts what the records name, and finishes what was being taken down.
+// powerOn finds what the records name, which the decisions start again, and finishes what was being taken down.
 func (k *kubelet) powerOn() {
 	for _, p := range k.sorted() {
 		switch {
 		case p.instance.Terminating:
 			k.end(p)
 		case p.instance.Phase != corev1.PodFailed:
-			k.launch(p)
+			p.instance.Phase, p.instance.Ready, p.instance.ReadySince = corev1.PodPending, false, time.Time{}
+			p.found = true
 		}
+	}
+}
+
+// resume starts a pod that has not run since the machine was started.
+func (k *kubelet) resume(uid types.UID) {
+	if p := k.pods[uid]; p != nil && p.found && !p.instance.Terminating {
+		p.found = false
+		k.launch(p)
+		k.node.poke()
 	}
 }
 

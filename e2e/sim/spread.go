@@ -24,7 +24,7 @@ func (n *node) joinSpread() {
 
 // spread signs this node's new document and hands it out, claims straight to the candidates of their slots.
 func (n *node) spread() {
-	sealed, err := gossip.Encode(n.document, key(n.name))
+	sealed, err := gossip.Encode(n.document, n.key)
 	if err != nil {
 		panic(err) // what the simulation writes can be written
 	}

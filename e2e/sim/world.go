@@ -42,6 +42,7 @@ type world struct {
 	rewound   int64 // commits that the remote does not show
 	recording Recording
 	story     []Line
+	bend      func(*reconcile.Input)
 }
 
 // Line is one thing that happened.
@@ -53,8 +54,12 @@ type Line struct {
 }
 
 // Run lives a life to its end.
-func Run(life Life) (*Recording, []Line) {
-	w := &world{life: life, byName: map[string]*node{}, opened: map[gossip.Version]*reconcile.Document{}}
+func Run(life Life) (*Recording, []Line) { return RunBent(life, nil) }
+
+// RunBent lives a life in which every input of a decision is changed before it is decided on, so that tests
+// can show what goes wrong then. A nil bend changes nothing.
+func RunBent(life Life, bend func(*reconcile.Input)) (*Recording, []Line) {
+	w := &world{life: life, bend: bend, byName: map[string]*node{}, opened: map[gossip.Version]*reconcile.Document{}}
 	w.network = newNetwork(&w.clock, life.Seed, life.Nodes)
 	w.members = newMembership(w)
 	w.recording = Recording{Calm: life.Calm, Plans: map[string]string{}}
@@ -62,7 +67,7 @@ func Run(life Life) (*Recording, []Line) {
 		name := life.name(i)
 		r := dice(life.Seed, name)
 		n := &node{
-			w: w, index: i, name: name, r: r, machine: true,
+			w: w, index: i, name: name, r: r, machine: true, key: key(name),
 			watch:   watch{offset: upTo(r, 400*time.Millisecond), drift: (r.Float64() - 0.5) / 500},
 			refused: map[string]int64{}, refuse: map[string]bool{},
 		}

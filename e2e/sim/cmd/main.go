@@ -6,7 +6,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"iter"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
@@ -25,6 +27,7 @@ func main() {
 	keep := flag.Bool("keep-going", false, "count the lives that break a rule, by rule, and tell nothing")
 	check := flag.String("check", "", "judge a recording of real nodes, a file of JSON lines, instead")
 	record := flag.String("record", "", "write the recording of the last life to a file, as -check reads it")
+	workers := flag.Int("parallel", runtime.GOMAXPROCS(0), "lives at a time")
 	profile := flag.String("cpuprofile", "", "file to write a CPU profile to")
 	flag.Parse()
 	debug.SetGCPercent(400) // a life leaves much behind and holds little
@@ -32,7 +35,7 @@ func main() {
 	if *check != "" {
 		err = judge(*check)
 	} else {
-		err = run(*seed, *seeds, *sizes, *hours, *story, *keep, *profile, *record)
+		err = profiled(*profile, hunt{*seed, *seeds, time.Duration(*hours * float64(time.Hour)), *workers, *story, *keep, *record}.run, *sizes)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -40,7 +43,7 @@ func main() {
 	}
 }
 
-func run(seed uint64, seeds int, sizes string, hours float64, story, keep bool, profile, record string) error {
+func profiled(profile string, run func(string) error, sizes string) error {
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
@@ -52,7 +55,21 @@ func run(seed uint64, seeds int, sizes string, hours float64, story, keep bool, 
 		}
 		defer pprof.StopCPUProfile()
 	}
-	length := time.Duration(hours * float64(time.Hour))
+	return run(sizes)
+}
+
+// hunt is a search for lives that break a rule.
+type hunt struct {
+	seed    uint64
+	seeds   int
+	length  time.Duration
+	workers int
+	story   bool
+	keep    bool
+	record  string
+}
+
+func (h hunt) run(sizes string) error {
 	failed := 0
 	for size := range strings.SplitSeq(sizes, ",") {
 		nodes, err := strconv.Atoi(size)
@@ -61,36 +78,81 @@ func run(seed uint64, seeds int, sizes string, hours float64, story, keep bool, 
 		}
 		var t tally
 		began := time.Now()
-		for s := seed; s < seed+uint64(seeds); s++ {
-			life := sim.Generate(s, nodes, length)
-			r, lines := sim.Run(life)
-			v := sim.Check(r)
-			t.add(r)
-			if record != "" {
-				if err := save(record, r); err != nil {
+		for o := range h.lives(nodes) {
+			v := o.violation
+			t.add(o)
+			if h.record != "" {
+				if err := save(h.record, o.recording); err != nil {
 					return err
 				}
 			}
 			switch {
-			case v == nil && story:
-				sim.Tell(os.Stdout, life, r, lines, nil)
-			case v != nil && keep:
+			case v == nil && h.story:
+				sim.Tell(os.Stdout, o.life, o.recording, o.lines, nil)
+			case v != nil && h.keep:
 				failed++
-				fmt.Printf("seed %d, %d nodes: %s\n", s, nodes, v.Error())
+				fmt.Printf("seed %d, %d nodes: %s\n", o.life.Seed, nodes, v.Error())
 			case v != nil:
-				fmt.Printf("seed %d, %d nodes: %s\nlooking for a smaller life\n", s, nodes, v.Error())
-				life = sim.Shrink(life, v.Rule, 400)
-				r, lines = sim.Run(life)
-				sim.Tell(os.Stdout, life, r, lines, sim.Check(r))
-				return fmt.Errorf("seed %d with %d nodes breaks a rule", s, nodes)
+				fmt.Printf("seed %d, %d nodes: %s\nlooking for a smaller life\n", o.life.Seed, nodes, v.Error())
+				less := sim.Shrink(o.life, v.Rule, 400)
+				r, lines := sim.Run(less)
+				sim.Tell(os.Stdout, less, r, lines, sim.Check(r))
+				return fmt.Errorf("seed %d with %d nodes breaks a rule", o.life.Seed, nodes)
 			}
 		}
-		fmt.Printf("%2d nodes: %s, in %s\n", nodes, t, time.Since(began).Round(10*time.Millisecond))
+		took := time.Since(began)
+		fmt.Printf("%2d nodes: %s, in %s, %.2f lives a second\n", nodes, t, took.Round(10*time.Millisecond), float64(t.lives)/took.Seconds())
 	}
 	if failed > 0 {
 		return fmt.Errorf("%d lives break a rule", failed)
 	}
 	return nil
+}
+
+// outcome is what became of a life.
+type outcome struct {
+	life        sim.Life
+	recording   *sim.Recording
+	lines       []sim.Line // when they are told
+	violation   *sim.Violation
+	all, second int // starts
+}
+
+// lives lives one seed after the other, some at a time, in the order of seeds.
+func (h hunt) lives(nodes int) iter.Seq[outcome] {
+	return func(yield func(outcome) bool) {
+		workers := max(h.workers, 1)
+		turns := make(chan struct{}, workers)
+		var under []chan outcome
+		next := h.seed
+		for range h.seeds {
+			for ; len(under) < 4*workers && next < h.seed+uint64(h.seeds); next++ {
+				c, seed := make(chan outcome, 1), next
+				under = append(under, c)
+				go func() {
+					turns <- struct{}{}
+					c <- h.live(seed, nodes)
+					<-turns
+				}()
+			}
+			o := <-under[0]
+			under = under[1:]
+			if !yield(o) {
+				return
+			}
+		}
+	}
+}
+
+func (h hunt) live(seed uint64, nodes int) outcome {
+	o := outcome{life: sim.Generate(seed, nodes, h.length)}
+	o.recording, o.lines = sim.Run(o.life)
+	o.violation = sim.Check(o.recording)
+	o.all, o.second = o.recording.Starts()
+	if !h.story {
+		o.lines = nil
+	}
+	return o
 }
 
 // judge reads a recording and says what rule it breaks.
@@ -129,12 +191,12 @@ type tally struct {
 	lived, slowest                   time.Duration
 }
 
-func (t *tally) add(r *sim.Recording) {
-	all, second := r.Starts()
+func (t *tally) add(o outcome) {
+	r := o.recording
 	t.lives++
 	t.documents += len(r.Records)
-	t.starts += all
-	t.second += second
+	t.starts += o.all
+	t.second += o.second
 	t.lived += r.End
 	if r.Whole > 0 {
 		t.slowest = max(t.slowest, r.Whole-r.Calm)
