@@ -139,6 +139,7 @@ func (p *pass) consent(a Ask) string {
 		age := p.in.Now.Sub(answer.At)
 		switch {
 		case answer.Yes && age < AnswerHolds:
+			p.dueAt(answer.At.Add(AnswerHolds))
 			return ""
 		case answer.Unreachable && age < UnreachableHolds:
 			p.wakeAt(answer.At.Add(UnreachableHolds))

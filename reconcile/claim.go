@@ -27,6 +27,16 @@ func (p *pass) place() {
 		a, _ := p.index.plan.Find(x.key())
 		p.claim(x, a, &free)
 	}
+	// All claims go out in one version of the document: what is planned while they are carried out is then
+	// planned from all of them or none.
+	asks := slices.ContainsFunc(p.asks, func(a Ask) bool { return a.Kind == AskClaim })
+	for _, x := range p.wants {
+		if p.at = x.w.at; x.epoch > 0 && asks {
+			p.explain(x.w, x.s, RuleClaim, "may start; waits for what other claims of this node come to")
+		} else if x.epoch > 0 {
+			p.start(x)
+		}
+	}
 	p.yield()
 }
 
@@ -121,7 +131,7 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 		say(RuleClaim, why)
 		return
 	}
-	p.start(x, epoch)
+	x.epoch = epoch
 }
 
 // turn says why this node, a candidate, must wait before it claims: each rank waits longer than the
@@ -229,9 +239,9 @@ func (p *pass) fitsWithout(x *want, free placement.Resources) bool {
 }
 
 // start claims a slot for this node, with the epoch that the registrar has given.
-func (p *pass) start(x *want, epoch int64) {
+func (p *pass) start(x *want) {
 	memory := x.s.memory
-	c := claim{slot: x.s.id, epoch: epoch, node: p.in.Self, boot: p.in.Boot}
+	c := claim{slot: x.s.id, epoch: x.epoch, node: p.in.Self, boot: p.in.Boot}
 	i := Instance{
 		Slot: x.s.id, Revision: x.template.Revision, Epoch: c.epoch, Node: c.node, Boot: c.boot,
 		Claimed: p.in.Now.UTC().Truncate(time.Microsecond), Cause: x.cause.name, Commit: x.w.object.Commit, App: x.w.object.Source.App,

@@ -166,7 +166,7 @@ func (p *pass) register(x *want) (epoch int64, why string) {
 		Kind: AskClaim, To: p.registrar(x.s.key), Slot: x.s.id, Revision: x.template.Revision,
 		Epoch: x.s.memory.Epoch + 1, Surge: x.beside != nil,
 	}
-	if g, given := p.index.registry.claims[claimKey{a.Slot, a.Revision}]; given && a.To == p.in.Self {
+	if g, given := p.index.registry.claims[claimKey{a.Slot, a.Revision}]; given && a.To == p.in.Self && (g.ask.From != p.in.Self || g.ask.Boot != p.in.Boot) {
 		a.Epoch = max(a.Epoch, g.ask.Epoch+1)
 	}
 	return a.Epoch, p.consent(a)
