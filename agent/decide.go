@@ -100,7 +100,7 @@ func (d *decider) run(ctx context.Context) error {
 			d.hear(a)
 		case q := <-d.flock.questions():
 			if err := d.reply(q, time.Now()); err != nil {
-				d.log.Warn("a question of another node is not answered", "from", q.From, "err", err)
+				d.log.Warn("another node's questions are not answered", "err", err)
 			}
 		}
 		done()
@@ -198,20 +198,22 @@ func (d *decider) ask(ctx context.Context, asks []reconcile.Ask) {
 	d.flock.ask(ctx, fresh)
 }
 
-// hear takes in what came of a question, and of others that did meanwhile.
-func (d *decider) hear(a reconcile.Answer) {
+// hear takes in what came of questions, and of others that did meanwhile.
+func (d *decider) hear(answers []reconcile.Answer) {
 	for {
-		delete(d.asking, a.Ask)
-		d.answers = append(d.answers, a)
+		for _, a := range answers {
+			delete(d.asking, a.Ask)
+		}
+		d.answers = append(d.answers, answers...)
 		select {
-		case a = <-d.flock.answers():
+		case answers = <-d.flock.answers():
 		default:
 			return
 		}
 	}
 }
 
-// reply answers another node's question.
+// reply answers another node's questions.
 func (d *decider) reply(q asked, now time.Time) error {
 	if d.accepted == nil {
 		return nil // it asks again, or another node
@@ -221,9 +223,12 @@ func (d *decider) reply(q asked, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	var a reconcile.Answer
-	d.memory.State, a = reconcile.Reply(d.memory.State, d.input(document, d.flock.look(d.accepted, now), pods, now), q.Ask)
-	q.answer <- a // buffered by one
+	in := d.input(document, d.flock.look(d.accepted, now), pods, now)
+	answers := make([]reconcile.Answer, len(q.asks))
+	for i, a := range q.asks {
+		d.memory.State, answers[i] = reconcile.Reply(d.memory.State, in, a)
+	}
+	q.answer <- answers // buffered by one
 	return nil
 }
 

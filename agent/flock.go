@@ -38,9 +38,9 @@ type flock struct {
 	outbox *outbox
 	bounds limits // of what each peer may send
 
-	number     atomic.Int64          // the boot counter
-	answered   chan reconcile.Answer // to this node's questions, for the decider
-	questioned chan asked            // of other nodes, for the decider
+	number     atomic.Int64            // the boot counter
+	answered   chan []reconcile.Answer // to this node's questions, for the decider
+	questioned chan asked              // of other nodes, for the decider
 
 	// Of drive alone.
 	spread   gossip.State
@@ -80,7 +80,7 @@ type question struct{ by, about string }
 func newFlock(n *node) *flock {
 	f := &flock{
 		node: n, book: newBook(n.Node), mux: http.NewServeMux(), events: make(chan any, 256), bounds: newLimits(),
-		answered: make(chan reconcile.Answer, 64), questioned: make(chan asked),
+		answered: make(chan []reconcile.Answer, 64), questioned: make(chan asked),
 		waiting: map[question][]chan<- gate.Answer{}, heardAt: map[string]time.Time{}, decoded: map[string]*heard{}, news: make(chan struct{}, 1),
 	}
 	f.number.Store(n.boot)

@@ -4,85 +4,100 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/pleachdev/pleach/gossip/peer"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
-const askPath = "/v1/ask" // a reconcile.Ask; a reconcile.Answer comes back
+const askPath = "/v1/ask" // a list of reconcile.Ask; one of reconcile.Answer comes back
 
-// maxAsk is the most that a question or its answer may have, bytes.
-const maxAsk = 4 << 10
+// Bounds of a list of questions, or of its answers.
+const (
+	maxAsk  = 1 << 20 // bytes
+	maxAsks = 1000
+)
 
-// asked is a question of another node that waits for this one's answer.
+// asked are questions of another node that wait for this one's answers.
 type asked struct {
-	reconcile.Ask
-	answer chan<- reconcile.Answer // buffered by one
+	asks   []reconcile.Ask
+	answer chan<- []reconcile.Answer // buffered by one
 }
 
-// ask puts questions to other nodes. An answer comes of each.
+// ask puts questions to other nodes, those to one node together. An answer comes of each.
 func (f *flock) ask(ctx context.Context, questions []reconcile.Ask) {
+	by := map[string][]reconcile.Ask{}
 	for _, q := range questions {
-		f.outbox.group.Go(func() error {
-			at := time.Now()
-			a, err := f.askNode(ctx, q)
-			if err != nil {
-				f.Log.Debug("a node does not answer", "node", q.To, "question", q.Kind, "err", err)
-				a = reconcile.Answer{Ask: q, Unreachable: true}
-			}
-			a.At = at
-			select {
-			case f.answered <- a:
-			case <-ctx.Done():
-			}
-			return nil
-		})
+		by[q.To] = append(by[q.To], q)
+	}
+	for node, all := range by {
+		for list := range slices.Chunk(all, maxAsks) {
+			f.outbox.group.Go(func() error {
+				at := time.Now()
+				answers, err := f.askNode(ctx, node, list)
+				if err != nil {
+					f.Log.Debug("a node does not answer", "node", node, "questions", len(list), "err", err)
+					answers = nil
+					for _, q := range list {
+						answers = append(answers, reconcile.Answer{Ask: q, Unreachable: true})
+					}
+				}
+				for i := range answers {
+					answers[i].At = at
+				}
+				select {
+				case f.answered <- answers:
+				case <-ctx.Done():
+				}
+				return nil
+			})
+		}
 	}
 }
 
-func (f *flock) askNode(ctx context.Context, q reconcile.Ask) (a reconcile.Answer, err error) {
+func (f *flock) askNode(ctx context.Context, node string, list []reconcile.Ask) (answers []reconcile.Answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reconcile.AskWithin)
 	defer cancel()
-	body, err := json.Marshal(q)
+	body, err := json.Marshal(list)
 	if err != nil {
-		return a, err
+		return nil, err
 	}
-	data, err := f.post(ctx, q.To, askPath, body, maxAsk)
+	data, err := f.post(ctx, node, askPath, body, maxAsk)
 	if err != nil {
-		return a, err
+		return nil, err
 	}
-	if err := json.Unmarshal(data, &a); err != nil {
-		return a, err
+	if err := json.Unmarshal(data, &answers); err != nil {
+		return nil, err
 	}
-	if a.Ask != q {
-		return a, errors.New("it answers another question")
+	if !slices.EqualFunc(answers, list, func(a reconcile.Answer, q reconcile.Ask) bool { return a.Ask == q }) {
+		return nil, errors.New("it answers other questions")
 	}
-	return a, nil
+	return answers, nil
 }
 
-func (f *flock) answers() <-chan reconcile.Answer { return f.answered }
+func (f *flock) answers() <-chan []reconcile.Answer { return f.answered }
 
 func (f *flock) questions() <-chan asked { return f.questioned }
 
 // hearAsk hands a peer's question to the decider.
 func (f *flock) hearAsk(w http.ResponseWriter, r *http.Request) {
 	from := peer.From(r)
-	end, ok := f.bounds.begin(from)
-	if !ok {
+	if !f.bounds.allow(from) {
 		http.Error(w, "too many questions", http.StatusTooManyRequests)
 		return
 	}
-	defer end()
 	body, ok := peer.Body(w, r, maxAsk)
 	if !ok {
 		return
 	}
-	answer := make(chan reconcile.Answer, 1)
+	answer := make(chan []reconcile.Answer, 1)
 	q := asked{answer: answer}
-	if err := json.Unmarshal(body, &q.Ask); err != nil || q.From != from || q.To != f.Node {
-		http.Error(w, "want a question of the node that sends it to this one", http.StatusBadRequest)
+	err := json.Unmarshal(body, &q.asks)
+	if err != nil || len(q.asks) > maxAsks || slices.ContainsFunc(q.asks, func(a reconcile.Ask) bool { return a.From != from || a.To != f.Node }) {
+		http.Error(w, fmt.Sprintf("want at most %d questions of the node that sends them to this one", maxAsks), http.StatusBadRequest)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), reconcile.AskWithin)

@@ -46,15 +46,23 @@ const (
 
 func newLimits() limits { return limits{of: map[string]*bound{}} }
 
-// begin takes a place for a message of a node; it reports false when there is none now.
-func (l *limits) begin(node string) (end func(), ok bool) {
+func (l *limits) bound(node string) *bound {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	b := l.of[node]
 	if b == nil {
 		b = &bound{rate.NewLimiter(messagesPerSecond, messagesBurst), make(chan struct{}, maxReading)}
 		l.of[node] = b // of enrolled nodes only: nobody else comes this far
 	}
-	l.mu.Unlock()
+	return b
+}
+
+// allow reports whether a node may ask something now.
+func (l *limits) allow(node string) bool { return l.bound(node).pace.Allow() }
+
+// begin is allow for a large message, for which it takes a place.
+func (l *limits) begin(node string) (end func(), ok bool) {
+	b := l.bound(node)
 	if !b.pace.Allow() {
 		return nil, false
 	}
@@ -127,12 +135,10 @@ func (f *flock) open(from string, data []byte) (gossip.Message, error) {
 // bearWitness answers what this node's own check of another comes to.
 func (f *flock) bearWitness(w http.ResponseWriter, r *http.Request) {
 	from := peer.From(r)
-	end, ok := f.bounds.begin(from)
-	if !ok {
+	if !f.bounds.allow(from) {
 		http.Error(w, "too many questions", http.StatusTooManyRequests)
 		return
 	}
-	defer end()
 	body, ok := peer.Body(w, r, 4<<10)
 	if !ok {
 		return

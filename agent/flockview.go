@@ -28,7 +28,7 @@ type others interface {
 	changed() <-chan struct{}
 	// ask puts questions to other nodes; each has an element of answers in the end.
 	ask(ctx context.Context, questions []reconcile.Ask)
-	answers() <-chan reconcile.Answer
+	answers() <-chan []reconcile.Answer
 	// questions are other nodes', to be answered.
 	questions() <-chan asked
 	// bootCounter is the number of this node's life.
