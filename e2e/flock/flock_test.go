@@ -1,0 +1,269 @@
+package flock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pleachdev/pleach/agent/api"
+	"github.com/pleachdev/pleach/e2e/lab"
+	"github.com/pleachdev/pleach/e2e/needs"
+)
+
+const (
+	user     = "alice@example.org"
+	hintPort = "7433"
+	appDir   = "apps/test"
+	// patience is for whatever happens soon on an idle machine, and must not fail on a busy one.
+	patience = 2 * time.Minute
+)
+
+// flock is several nodes of one config repository.
+type flock struct {
+	t            *testing.T
+	lab          *lab.Lab
+	underlay     *lab.Underlay
+	git          *lab.GitServer
+	registry     *lab.Registry
+	repo         *lab.Repo
+	machines     []*machine
+	program      string
+	introduction string
+}
+
+// machine is one node; its disk stays when it is switched off.
+type machine struct {
+	*lab.Node
+	api *api.Client
+}
+
+// newFlock starts n nodes that follow a repository with one app, without objects, and waits until each
+// has accepted it.
+func newFlock(t *testing.T, n int) *flock {
+	t.Helper()
+	needs.Root(t)
+	f := &flock{t: t, lab: lab.New(t)}
+	f.servers()
+	for i := range n {
+		node, err := f.lab.NewNode(t.Context(), fmt.Sprintf("node-%d", i+1))
+		f.must(err)
+		m := &machine{node, api.NewClient(filepath.Join(node.Dir, "pleach", api.SocketName))}
+		f.must(f.registry.Mirror(filepath.Join(m.dir(), "registries")))
+		f.must(m.Start(t.Context()))
+		f.machines = append(f.machines, m)
+	}
+	f.git.Hint("refs/heads/main", "http://"+f.machines[0].Addr.String()+":"+hintPort+"/hint", "")
+	f.enrol()
+	for _, m := range f.machines {
+		f.startAgent(m)
+	}
+	f.waitHead(f.repo.Head(), f.machines...)
+	t.Cleanup(func() {
+		if t.Failed() {
+			f.explain()
+		}
+	})
+	return f
+}
+
+// explain prints what each node that is on says of the flock.
+func (f *flock) explain() {
+	for _, m := range f.machines {
+		for _, args := range [][]string{{"status"}, {"get", "pods", "-A", "-o", "wide"}, {"get", "nodes"}} {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			out, err := m.Exec(ctx, append([]string{f.program}, args...)...)
+			cancel()
+			f.t.Logf("%s: pleach %s: %v\n%s", m.Name, strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+func (f *flock) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// pleach builds the program under test, with the node binaries inside, once.
+var pleach = sync.OnceValues(func() (string, error) {
+	ctx := context.Background()
+	root, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "make", "--silent", "node-binaries")
+	cmd.Dir = filepath.Dir(strings.TrimSpace(string(root)))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make node-binaries: %w\n%s", err, out)
+	}
+	return lab.Program(ctx, "cmd/pleach")
+})
+
+// servers makes the network, the Git server and the registry.
+func (f *flock) servers() {
+	f.t.Helper()
+	ctx := f.t.Context()
+	built, err := pleach()
+	f.must(err)
+	f.program = filepath.Join(f.lab.Dir, "pleach") // a copy of the flock's own: nobody builds it anew under a running test
+	body, err := os.ReadFile(built)
+	f.must(err)
+	f.must(os.WriteFile(f.program, body, 0o755))
+	f.underlay, err = f.lab.NewUnderlay()
+	f.must(err)
+	f.git, err = f.lab.GitServer()
+	f.must(err)
+	f.must(f.git.Create(ctx, "flock"))
+	f.registry, err = f.lab.Registry()
+	f.must(err)
+	for _, version := range []string{"6.14.1", "6.14.2"} {
+		image, err := lab.Podinfo(ctx, version)
+		f.must(err)
+		_, err = f.registry.Push(ctx, "stefanprodan/podinfo:"+version, image)
+		f.must(err)
+	}
+}
+
+// enrol writes the config repository with all nodes and pushes it.
+func (f *flock) enrol() {
+	f.t.Helper()
+	key, err := lab.NewKey(f.t.Context(), f.lab.Dir, user)
+	f.must(err)
+	dir := filepath.Join(f.lab.Dir, "config")
+	for i, m := range f.machines {
+		args := []string{"init", dir, "--cluster", "test", "--node", m.Name, "--dir", m.dir()}
+		if i > 0 {
+			args = []string{"node", "add", m.Name, "-C", dir, "--address", m.Addr.String(), "--dir", m.dir()}
+		}
+		args = append(args, "--signing-key", key.File, "--author-name", "Alice", "--author-email", user)
+		if out, err := exec.CommandContext(f.t.Context(), f.program, args...).CombinedOutput(); err != nil {
+			f.t.Fatalf("pleach %s: %v: %s", args[0], err, out)
+		}
+		if i == 0 {
+			f.repo = f.lab.OpenRepo(f.t, key, dir)
+			f.introduction = f.repo.Head()
+		}
+	}
+	f.repo.Git("remote", "add", "origin", f.git.URL("flock"))
+	f.repo.Replace("pleach.yaml", "name: hello", "name: test")
+	f.repo.Replace("pleach.yaml", "path: apps/hello", "path: "+appDir)
+	f.repo.Remove("apps/hello")
+	f.repo.Write(appDir+"/.gitkeep", "")
+	f.repo.Commit("an app without objects")
+	f.repo.Push()
+}
+
+// dir is the agent's directory as seen from outside.
+func (m *machine) dir() string { return filepath.Join(m.Dir, "pleach") }
+
+func (f *flock) startAgent(m *machine) {
+	f.t.Helper()
+	args := []string{
+		f.program, "agent", "--node", m.Name, "--remote", f.git.NodeURL("flock"), "--introduction", f.introduction, "--listen", ":" + hintPort,
+	}
+	for _, other := range f.machines {
+		if other != m {
+			args = append(args, "--join", other.Addr.String())
+		}
+	}
+	_, err := m.StartAgent(args...)
+	f.must(err)
+}
+
+// kill pulls the plug: all processes end, and what was in memory is lost.
+func (f *flock) kill(m *machine) {
+	f.t.Helper()
+	f.must(m.PowerOff())
+}
+
+// boot switches a machine on again, with its disk.
+func (f *flock) boot(m *machine) {
+	f.t.Helper()
+	f.must(m.Start(f.t.Context()))
+	f.startAgent(m)
+}
+
+func (f *flock) wait(what string, condition lab.Condition) {
+	f.t.Helper()
+	lab.Wait(f.t, patience, what, condition)
+}
+
+// waitHead waits until nodes have accepted a commit, or a later one.
+func (f *flock) waitHead(id string, nodes ...*machine) {
+	f.t.Helper()
+	for _, m := range nodes {
+		f.wait(m.Name+" follows "+id[:12], func(ctx context.Context) error {
+			status, err := m.api.Status(ctx)
+			if err != nil {
+				return err
+			}
+			if status.Head.ID == "" {
+				return errors.New("nothing was accepted yet")
+			}
+			if _, err := f.repo.Try("merge-base", "--is-ancestor", id, status.Head.ID); err != nil {
+				return fmt.Errorf("its head is %.12s", status.Head.ID)
+			}
+			return nil
+		})
+	}
+}
+
+// own returns the pods that a node itself runs, by what its agent says of them, not its documents.
+func (m *machine) own(ctx context.Context) ([]*corev1.Pod, error) {
+	kind, err := api.FindKind("pods")
+	if err != nil {
+		return nil, err
+	}
+	objects, err := m.api.List(ctx, kind, api.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var out []*corev1.Pod
+	for _, o := range objects {
+		if p, ok := o.(*corev1.Pod); ok && p.Spec.NodeName == m.Name && p.DeletionTimestamp == nil {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// placed returns the names of ready pods by node, when there are exactly n and all of them are ready.
+func (f *flock) placed(ctx context.Context, n int, nodes ...*machine) (map[string][]string, error) {
+	out, all := map[string][]string{}, 0
+	for _, m := range nodes {
+		pods, err := m.own(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range pods {
+			all++
+			if !ready(p) {
+				return nil, fmt.Errorf("%s on %s is not ready", p.Name, m.Name)
+			}
+			out[m.Name] = append(out[m.Name], p.Name)
+		}
+	}
+	if all != n {
+		return nil, fmt.Errorf("%d pods, want %d: %v", all, n, out)
+	}
+	return out, nil
+}
+
+func ready(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
