@@ -20,6 +20,7 @@ var ErrPeer = errors.New("pods of another node cannot be reached")
 // Transport says how packets go from node to node.
 type Transport string
 
+// The transports.
 const (
 	Direct  Transport = "direct" // as they are, by a route to the peer, which is on a link of this machine
 	Overlay Transport = "vxlan"  // in UDP, wherever the peer is
