@@ -348,8 +348,10 @@ func TestAStepIsThatOfANewState(t *testing.T) {
 			}
 		}
 	}
-	for _, rule := range []string{RuleKeep, RuleStart, RuleStop, RulePlacement, RuleClaim, RuleRollout, RuleEnding, RuleBackOff, RuleFinished,
-		"Start by commit", "Stop by commit", "Stop by " + ByEnded, "Stop by " + ByEviction, "Stop by " + ByDuplicate} {
+	for _, rule := range []string{
+		RuleKeep, RuleStart, RuleStop, RulePlacement, RuleClaim, RuleRollout, RuleEnding, RuleBackOff, RuleFinished,
+		"Start by commit", "Stop by commit", "Stop by " + ByEnded, "Stop by " + ByEviction, "Stop by " + ByDuplicate,
+	} {
 		if int64(rules[rule]) < seeds(1, 30) {
 			t.Errorf("%q was seen %d times: the tales tell little", rule, rules[rule])
 		}

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/placement"
 )
@@ -282,6 +281,3 @@ func (x *index) instance(g *tracked, r *record) Instance {
 	}
 	return r.instance(g.uid)
 }
-
-// workloadOf returns the workload of a uid; nil when nothing wants it.
-func (x *index) workloadOf(uid types.UID) *workload { return x.byUID[uid] }
