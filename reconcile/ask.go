@@ -69,7 +69,11 @@ type Answer struct {
 // returns the state to pass in next time. What is promised by a yes stands in the state.
 func Reply(s State, in Input, a Ask) (State, Answer) {
 	p := newPass(s, in)
-	return State{index: p.index}, p.reply(a)
+	out := p.reply(a)
+	if g := p.index.tracked[a.Slot.Workload]; g != nil && out.Yes {
+		p.index.mark(g) // this node is bound by what it said
+	}
+	return State{index: p.index}, out
 }
 
 // newPass reads what is new.

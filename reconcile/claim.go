@@ -29,7 +29,10 @@ func (p *pass) place() {
 	}
 	// All claims go out in one version of the document: what is planned while they are carried out is then
 	// planned from all of them or none.
-	asks := slices.ContainsFunc(p.asks, func(a Ask) bool { return a.Kind == AskClaim })
+	asks := slices.ContainsFunc(p.asks, func(a Ask) bool {
+		_, again := p.index.answers[a] // what was refused before is not waited for
+		return a.Kind == AskClaim && !again
+	})
 	for _, x := range p.wants {
 		if p.at = x.w.at; x.epoch > 0 && asks {
 			p.explain(x.w, x.s, RuleClaim, "may start; waits for what other claims of this node come to")

@@ -253,7 +253,7 @@ func TestFlockReplacesALostNode(t *testing.T) {
 			if p.Kind == kindDeployment {
 				web++
 				if p.Epoch > 1 && p.Cause != "n3/7" {
-					t.Errorf("seed %d: %s was opened by %s", seed, p.Name, p.Cause)
+					t.Errorf("seed %d: %s was opened by %s\n%s", seed, p.Name, p.Cause, f.story())
 				}
 			}
 			if !p.Ready || seen[p.Slot] > 1 {
@@ -268,32 +268,43 @@ func TestFlockReplacesALostNode(t *testing.T) {
 
 func TestFlockLostSlotKeepsItsRevisionWhileARolloutIsStuck(t *testing.T) {
 	for seed := range seeds(1, 4) {
-		f := newFlock(t, seed, 3)
-		f.push(Object{Object: deployment("a", 6, 1, 0)})
-		f.run(15*time.Second, nil)
-		f.push(Object{Object: deployment("bad", 6, 1, 0)})
-		f.run(15*time.Second, nil)
-		victim := 1
-		for i, w := range f.worlds {
-			for _, p := range w.pods {
-				if p.i.Slot.Ordinal == 5 {
-					victim = i
-				}
-			}
-		}
-		f.kill(victim)
-		f.run(30*time.Second, nil)
-		ready := 0
-		for _, p := range f.pods() {
-			if p.Ready && p.Revision == "a100m00000" {
-				ready++
-			}
-		}
 		// The slot whose turn it is may be lost to the bad revision, no other.
-		if ready < 5 {
+		if ready, f := lostInARollout(t, seed, noRule); ready < 5 {
 			t.Fatalf("seed %d: %d of 6 are ready\n%s", seed, ready, f.story())
 		}
+		if ready, _ := lostInARollout(t, seed, rulePrevious); ready >= 5 {
+			t.Errorf("seed %d: without the rule, %d of 6 are ready as well", seed, ready)
+		}
 	}
+}
+
+// lostInARollout loses a node while a bad revision is stuck, and says how many pods of the good one are ready
+// afterwards.
+func lostInARollout(t *testing.T, seed int64, without rule) (ready int, f *flock) {
+	f = newFlock(t, seed, 3)
+	for _, w := range f.worlds {
+		w.in.without = without
+	}
+	f.push(Object{Object: deployment("a", 6, 1, 0)})
+	f.run(15*time.Second, nil)
+	f.push(Object{Object: deployment("bad", 6, 1, 0)})
+	f.run(15*time.Second, nil)
+	victim := 1
+	for i, w := range f.worlds {
+		for _, p := range w.pods {
+			if p.i.Slot.Ordinal == 5 {
+				victim = i
+			}
+		}
+	}
+	f.kill(victim)
+	f.run(30*time.Second, nil)
+	for _, p := range f.pods() {
+		if p.Ready && p.Revision == "a100m00000" {
+			ready++
+		}
+	}
+	return ready, f
 }
 
 func TestDeclinedSlotGoesToTheNext(t *testing.T) {
@@ -343,6 +354,31 @@ func TestGate(t *testing.T) {
 	w.step()
 	if len(w.log)+len(w.last.Asks) == 0 {
 		t.Error("claimed nothing")
+	}
+}
+
+// TestTheGateIsNeeded leaves out one of the conditions of a claim.
+func TestTheGateIsNeeded(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		without rule
+		newer   bool // n1 is heard, and has accepted a newer commit
+	}{{"a document of everybody", ruleHeard, false}, {"the newest commit", ruleNewest, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			for without, want := range map[rule]bool{noRule: false, c.without: true} {
+				w := newFlock(t, 1, 2).worlds[0]
+				w.in.without = without
+				w.push(Object{Object: deployment("a", 8, 1, 0)})
+				if c.newer {
+					w.in.Documents = []Document{{Node: "n1", Accepted: map[string]Commit{"shop": {ID: "c9", Level: 9}}}}
+				}
+				w.step()
+				w.tick(startsFor)
+				if d := w.step(); len(d.Actions)+len(d.Asks) > 0 != want {
+					t.Errorf("without rule %d: actions %v, asks %v", without, d.Actions, d.Asks)
+				}
+			}
+		})
 	}
 }
 

@@ -122,7 +122,7 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 			m := live[0]
 			z := w.size(cmp.Or(w.template(m.Revision), &w.templates[0]))
 			e := placement.Slot{Key: s.key, Requests: p.uses(w, m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
-			if p.fresh(m) && p.in.without != ruleWaves {
+			if p.fresh(m) {
 				e.Wave = waves[m.Cause]
 			}
 			slots = append(slots, e)
@@ -269,11 +269,6 @@ func (x *index) placementNode(q *peer) placement.Node {
 		out.Taints = append(slices.Clone(out.Taints), corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule})
 	}
 	return out
-}
-
-// placementNode is that of the index.
-func (p *pass) placementNode(n Node) placement.Node {
-	return p.index.placementNode(p.index.peers[n.Node.Name])
 }
 
 // evictedBy returns the taint that drives the workload's pods from this node.

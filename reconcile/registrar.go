@@ -130,12 +130,7 @@ func (p *pass) mayClaim(out *Answer) {
 		out.Reason, out.until = fmt.Sprintf("node %s was given the slot", old.ask.From), old.at.Add(claimHolds)
 		return
 	}
-	known := int64(0)
-	if g := p.index.tracked[a.Slot.Workload]; g != nil {
-		if i, ok := g.find(a.Slot); ok {
-			known = g.seats[i].epoch
-		}
-	}
+	known := p.index.epoch(a.Slot)
 	if given {
 		known = max(known, old.ask.Epoch)
 	}
@@ -144,6 +139,28 @@ func (p *pass) mayClaim(out *Answer) {
 		return
 	}
 	p.index.registry.claims[key] = grant{a, p.in.Now}
+}
+
+// epoch is the highest of a slot that was ever heard of, from gone nodes as well.
+func (x *index) epoch(id Slot) (highest int64) {
+	g := x.tracked[id.Workload]
+	if g == nil {
+		return 0
+	}
+	if i, ok := g.find(id); ok {
+		highest = g.seats[i].epoch
+	}
+	for i := range g.records {
+		if r := &g.records[i]; r.slot(g.uid) == id {
+			highest = max(highest, r.epoch)
+		}
+	}
+	for _, r := range g.releases {
+		if r.Slot == id {
+			highest = max(highest, r.Epoch)
+		}
+	}
+	return highest
 }
 
 // inSlot lists the pods of a slot by the documents that count.

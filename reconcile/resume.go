@@ -14,12 +14,7 @@ func (p *pass) resumeFound() {
 		if m == nil || !m.live() || p.stopping[uid] {
 			continue
 		}
-		epoch := int64(0)
-		if g := p.index.tracked[m.Slot.Workload]; g != nil {
-			if i, ok := g.find(m.Slot); ok {
-				epoch = g.seats[i].epoch
-			}
-		}
+		epoch := p.index.epoch(m.Slot)
 		beside := false // a surge of this very slot has the higher epoch by right
 		for _, o := range p.inSlot(m.Slot) {
 			beside = beside || o.Epoch == epoch && o.Revision != m.Revision

@@ -4,16 +4,14 @@ package reconcile
 type rule int
 
 const (
-	noRule         rule = iota
-	ruleEvidence        // a pod ends in favour of another on its node's word alone
-	ruleWord            // who has given its word does not end the pod for another
-	ruleClaimOrder      // the order of duplicates is fixed by the claims
-	ruleOnce            // a registrar says yes once
-	ruleYoung           // a node that has just started promises nothing
-	ruleToken           // one slot of a workload at a time
-	ruleHeard           // nothing is claimed before everybody was heard
-	ruleNewest          // nothing is claimed of an app at an old commit
-	ruleWaves           // open slots are planned as if those of their cause were unclaimed
-	rulePrevious        // a lost slot returns to its last revision
-	ruleEpoch           // nothing is started from disk whose slot went on
+	noRule       rule = iota
+	ruleEvidence      // a pod ends in favour of another on its node's word alone
+	ruleWord          // who has given its word does not end the pod for another
+	ruleOnce          // a registrar says yes once
+	ruleYoung         // a node that has just started promises nothing
+	ruleToken         // one slot of a workload at a time
+	ruleHeard         // nothing is claimed before everybody was heard
+	ruleNewest        // nothing is claimed of an app at an old commit
+	rulePrevious      // a lost slot returns to its last revision
+	ruleEpoch         // nothing is started from disk whose slot went on
 )

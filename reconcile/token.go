@@ -51,7 +51,9 @@ func (p *pass) mayChange(out *Answer) {
 		out.Reason = fmt.Sprintf("waits for %d other slots of %s: %s is %d", under, w.name, what, limit)
 		return
 	}
-	p.index.registry.tokens[w.uid] = grant{a, p.in.Now}
+	if !given || old.ask != a || p.in.Now.Sub(old.at) >= tokenHolds {
+		p.index.registry.tokens[w.uid] = grant{a, p.in.Now}
+	}
 }
 
 // used reports whether documents show what a token was given for.
