@@ -276,8 +276,11 @@ func (x *index) readReleases(q *peer, next []Release) {
 
 // instance is what a record says, of this node's own pods all of it.
 func (x *index) instance(g *tracked, r *record) Instance {
-	if m := x.own[r.uid]; m != nil && r.from.name == x.self {
-		return *m
+	m := r.instance(g.uid)
+	if r.from.name == x.self {
+		if whole := x.own[m.UID]; whole != nil {
+			return *whole
+		}
 	}
-	return r.instance(g.uid)
+	return m
 }

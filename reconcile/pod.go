@@ -3,6 +3,7 @@ package reconcile
 import (
 	"crypto/sha1"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -50,16 +51,49 @@ func (c claim) text() string {
 	return fmt.Sprintf("%s\n%d\n%s\n%d", c.slot.key(), c.epoch, c.node, c.boot)
 }
 
-func (c claim) uid() types.UID {
-	id := uuid5(podNamespace, c.text())
-	return types.UID(fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]))
+func (c claim) uid() types.UID { return formatUID(uuid5(podNamespace, c.text())) }
+
+// formatUID writes a UUID as people read it.
+func formatUID(id [16]byte) types.UID {
+	var b [36]byte
+	at := 0
+	for i, n := range []int{4, 2, 2, 2, 6} {
+		if i > 0 {
+			b[at] = '-'
+			at++
+		}
+		hex.Encode(b[at:], id[:n])
+		copy(id[:], id[n:])
+		at += 2 * n
+	}
+	return types.UID(b[:])
 }
+
+// parseUID is the reverse, for what formatUID writes.
+func parseUID(uid types.UID) (id [16]byte, ok bool) {
+	if len(uid) != 36 {
+		return id, false
+	}
+	var b [32]byte
+	n := 0
+	for i := range len(uid) {
+		if i == 8 || i == 13 || i == 18 || i == 23 {
+			continue
+		}
+		b[n] = uid[i]
+		n++
+	}
+	_, err := hex.Decode(id[:], b[:])
+	return id, err == nil
+}
+
+const suffixLength = 5
 
 // suffix is 5 characters that make no words, as the names that Kubernetes generates.
 func (c claim) suffix() string {
 	const letters = "bcdfghjklmnpqrstvwxz2456789"
 	sum := sha256.Sum256([]byte(c.text()))
-	out := make([]byte, 5)
+	out := make([]byte, suffixLength)
 	for i := range out {
 		out[i] = letters[int(sum[i])%len(letters)]
 	}
@@ -71,9 +105,15 @@ func (c claim) podName(w *workload, revision string) string {
 	if w.kind == kindPod {
 		return w.name
 	}
-	end := "-" + revision + "-" + c.suffix()
-	name := w.name[:min(len(w.name), max(maxName-len(end), 1))]
-	return strings.TrimRight(name, "-.") + end
+	return podName(w.kind, w.name, revision, c.suffix())
+}
+
+func podName(kind, owner, revision, suffix string) string {
+	if kind == kindPod {
+		return owner
+	}
+	name := owner[:min(len(owner), max(maxName-len(revision)-len(suffix)-2, 1))]
+	return strings.TrimRight(name, "-.") + "-" + revision + "-" + suffix
 }
 
 // identity is the part of an instance that is fixed when the claim is made. Its form is read back

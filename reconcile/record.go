@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 	"unique"
 
@@ -13,20 +12,21 @@ import (
 )
 
 // record is an instance of another node's document as the index keeps it: what the decisions read, in
-// a third of the room. Records are equal when their contents are.
+// a quarter of the room. Equal records say the same.
 type record struct {
-	from        *peer
-	common      unique.Handle[common]
-	note        unique.Handle[remark] // zero when there is nothing to say
-	name        string
-	uid         types.UID
-	epoch       int64
-	boot        int64
-	claimed     time.Time
-	readySince  time.Time
-	ordinal     int32
-	ready       bool
-	terminating bool
+	from       *peer
+	common     unique.Handle[common]
+	note       unique.Handle[remark] // zero when there is nothing to say
+	odd        unique.Handle[Instance]
+	uid        [16]byte
+	epoch      int64
+	boot       int64
+	claimed    int64 // nanoseconds since 1970; so readySince, 0 when never
+	readySince int64
+	ordinal    int32
+	suffix     [suffixLength]byte // of the pod's name
+	ready      bool
+	leaving    bool
 }
 
 // common is what the pods of one workload, commit and phase share.
@@ -39,17 +39,27 @@ type common struct {
 // remark is what an instance says for people.
 type remark struct{ reason, message string }
 
+// newRecord leaves out addresses and restarts. An instance that does not fit the form is kept whole.
 func newRecord(from *peer, m *Instance) record {
 	r := record{
-		from: from, name: strings.Clone(m.Name), uid: types.UID(strings.Clone(string(m.UID))), epoch: m.Epoch, boot: m.Boot,
-		claimed: m.Claimed, readySince: m.ReadySince, ordinal: m.Slot.Ordinal, ready: m.Ready, terminating: m.Terminating,
+		from: from, epoch: m.Epoch, boot: m.Boot, claimed: m.Claimed.UnixNano(), ordinal: m.Slot.Ordinal, ready: m.Ready, leaving: m.Terminating,
 		common: unique.Make(common{
 			node: m.Slot.Node, revision: m.Revision, cause: m.Cause, app: m.App, kind: m.Kind, namespace: m.Namespace, owner: m.Owner,
 			commit: m.Commit, phase: m.Phase,
 		}),
 	}
+	if !m.ReadySince.IsZero() {
+		r.readySince = m.ReadySince.UnixNano()
+	}
 	if m.Reason != "" || m.Message != "" {
 		r.note = unique.Make(remark{m.Reason, m.Message})
+	}
+	copy(r.suffix[:], m.Name[max(0, len(m.Name)-suffixLength):])
+	r.uid, _ = parseUID(m.UID)
+	whole := *m
+	whole.PodIP, whole.Restarts = "", 0
+	if r.instance(m.Slot.Workload) != whole {
+		r.odd = unique.Make(whole)
 	}
 	return r
 }
@@ -58,13 +68,19 @@ func (r *record) slot(workload types.UID) Slot {
 	return Slot{Workload: workload, Ordinal: r.ordinal, Node: r.common.Value().node}
 }
 
-// instance is the record as its node told it, without addresses and restarts.
+// instance is the record as its node told it.
 func (r *record) instance(workload types.UID) Instance {
+	if r.odd != (unique.Handle[Instance]{}) {
+		return r.odd.Value()
+	}
 	c := r.common.Value()
 	m := Instance{
 		Slot: r.slot(workload), Revision: c.revision, Epoch: r.epoch, Node: r.from.name, Boot: r.boot,
-		Claimed: r.claimed, Cause: c.cause, Commit: c.commit, App: c.app, Kind: c.kind, Namespace: c.namespace, Owner: c.owner,
-		Name: r.name, UID: r.uid, Phase: c.phase, Ready: r.ready, ReadySince: r.readySince, Terminating: r.terminating,
+		Claimed: time.Unix(0, r.claimed).UTC(), Cause: c.cause, Commit: c.commit, App: c.app, Kind: c.kind, Namespace: c.namespace, Owner: c.owner,
+		Name: podName(c.kind, c.owner, c.revision, string(r.suffix[:])), UID: formatUID(r.uid), Phase: c.phase, Ready: r.ready, Terminating: r.leaving,
+	}
+	if r.readySince != 0 {
+		m.ReadySince = time.Unix(0, r.readySince).UTC()
 	}
 	if r.note != (unique.Handle[remark]{}) {
 		n := r.note.Value()

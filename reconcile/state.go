@@ -124,6 +124,7 @@ func (x *index) store(g *tracked) {
 	} else {
 		x.forget(g)
 	}
+	g.records, g.seats = fitted(g.records), fitted(g.seats)
 	put(x.kept, g, slices.ContainsFunc(g.seats, func(t seat) bool { return x.keeps(&t) }))
 	if g.w == nil && len(g.records)+len(g.releases)+len(g.seats) == 0 && g.rollout == nil {
 		for _, set := range []map[*tracked]bool{x.timed, x.wanting, x.listening, x.fresh} {
@@ -158,6 +159,14 @@ func slotOf(uid types.UID, end string) Slot {
 		return Slot{Workload: uid, Ordinal: int32(i)}
 	}
 	return Slot{Workload: uid, Node: end}
+}
+
+// fitted gives back room that a list does not need.
+func fitted[T any](list []T) []T {
+	if cap(list)-len(list) > len(list)/8+1 {
+		return slices.Clone(list)
+	}
+	return list
 }
 
 func put[K comparable](set map[K]bool, k K, in bool) {

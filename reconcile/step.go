@@ -280,6 +280,13 @@ func (p *pass) finish() Decision {
 		Removed: slices.Compact(slices.Sorted(slices.Values(x.removed))),
 	}
 	x.removed = nil
+	n := 0
+	for _, g := range p.decided {
+		if g.w != nil {
+			n += len(g.w.slots)
+		}
+	}
+	d.Slots = slices.Grow(d.Slots, n)
 	for _, g := range p.decided {
 		x.store(g)
 		g.decided, g.wants = false, nil
