@@ -236,7 +236,19 @@ func (x *index) readNodes(nodes []Node) {
 	if slices.Equal(nodes, x.given) {
 		return
 	}
-	x.given, x.missing = slices.Clone(nodes), true
+	x.missing = true
+	if slices.EqualFunc(nodes, x.given, func(a, b Node) bool { return a.Node.Name == b.Node.Name }) {
+		for i, n := range nodes {
+			if n != x.given[i] {
+				q := x.peers[n.Node.Name]
+				before := *q.node
+				x.given[i], *q.node = n, n
+				x.nodeChanged(q, &before)
+			}
+		}
+		return
+	}
+	x.given = slices.Clone(nodes)
 	old := x.nodes
 	x.nodes = slices.SortedFunc(slices.Values(nodes), func(a, b Node) int { return cmp.Compare(a.Node.Name, b.Node.Name) })
 	seen := make(map[*peer]bool, len(nodes))
@@ -246,13 +258,7 @@ func (x *index) readNodes(nodes []Node) {
 		seen[q] = true
 		before := q.node
 		q.node = n
-		if before != nil && before.Node == n.Node && before.Gone == n.Gone {
-			continue
-		}
-		x.move(q)
-		x.markAll(asSet(q.tracked)) // a taint may drive them away
-		x.markAll(x.wanting)        // for the loss of a node, or that of its cordon
-		x.count(q)
+		x.nodeChanged(q, before)
 	}
 	for _, n := range old {
 		if q := x.peers[n.Node.Name]; !seen[q] {
@@ -265,6 +271,17 @@ func (x *index) readNodes(nodes []Node) {
 			x.count(q)
 		}
 	}
+}
+
+// nodeChanged marks what depends on a node, unless it is as before.
+func (x *index) nodeChanged(q *peer, before *Node) {
+	if before != nil && before.Node == q.node.Node && before.Gone == q.node.Gone {
+		return
+	}
+	x.move(q)
+	x.markAll(asSet(q.tracked)) // a taint may drive them away
+	x.markAll(x.wanting)        // for the loss of a node, or that of its cordon
+	x.count(q)
 }
 
 func asSet(list []*tracked) map[*tracked]bool {
