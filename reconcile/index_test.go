@@ -262,8 +262,8 @@ func (x *tale) happen(decided Decision) {
 		}
 	case 16:
 		x.in.Now = x.in.Now.Add(time.Duration(x.r.Intn(60)) * time.Second)
-		if x.r.Intn(10) == 0 {
-			x.in.Now = x.in.Now.Add(time.Duration(x.r.Intn(20)-1) * time.Minute)
+		if x.r.Intn(3) == 0 {
+			x.in.Now = x.in.Now.Add(time.Duration(x.r.Intn(12)-1) * time.Minute)
 		}
 	default:
 		x.in.Now = x.in.Now.Add(time.Duration(x.r.Intn(3000)) * time.Millisecond)

@@ -34,7 +34,6 @@ func (x *index) count(q *peer) {
 	}
 	if counts != (x.docs[q.name] != nil) {
 		x.missing = true
-		x.markAll(asSet(q.tracked))
 		x.move(q)
 	}
 	for app := range x.newest {
