@@ -71,6 +71,7 @@ type peer struct {
 	name        string
 	node        *Node // nil when it is not enrolled
 	doc         *Document
+	last        *Document           // as it was given; nil when only news are
 	given       bool                // while documents are read: one of them
 	room        placement.Resources // that it says it has
 	allocatable bool                // it says so

@@ -359,6 +359,33 @@ func TestAStepIsThatOfANewState(t *testing.T) {
 	t.Log(rules)
 }
 
+// TestADocumentIsStruckAnew gives a document again under its number, of which less is believed meanwhile, or
+// more.
+func TestADocumentIsStruckAnew(t *testing.T) {
+	w := newFlock(t, 1, 2).worlds[0]
+	w.push(Object{Object: deployment("a", 2, 1, 0)})
+	d := Document{Node: "n1", Boot: 1, Seq: 5, Accepted: w.in.Accepted, Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4")}}
+	for i := range int32(2) {
+		m := Instance{
+			Slot: Slot{Workload: "uid-web", Ordinal: i}, Revision: "a100m00000", Epoch: 1, Node: "n1", Boot: 1, Claimed: w.now, Commit: w.in.Accepted["shop"], App: "shop",
+			Kind: kindDeployment, Namespace: "default", Owner: "web", Phase: corev1.PodRunning, Ready: true, ReadySince: w.now,
+		}
+		m.Name, m.UID = m.PodID()
+		d.Instances = append(d.Instances, m)
+	}
+	for _, n := range []int{2, 1, 0, 2} {
+		struck := d
+		struck.Instances = slices.Clone(d.Instances[:n])
+		if n == 0 {
+			struck.Allocatable = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
+		}
+		w.in.Documents = []Document{struck}
+		if got := w.decide(w.input()).Workloads[0].Ready; int(got) != n {
+			t.Errorf("of %d pods that are believed, %d are ready", n, got)
+		}
+	}
+}
+
 // laid lays what a step decided over what was decided before.
 func laid(d, before Decision) Decision {
 	anew := map[types.UID]bool{}

@@ -101,7 +101,7 @@ func (x *index) drop(name string) {
 	}
 	x.readReleases(q, nil)
 	q.tracked, q.newest = nil, nil
-	q.doc = nil
+	q.doc, q.last = nil, nil
 	if name == x.self {
 		clear(x.own)
 	}
@@ -119,8 +119,13 @@ func (x *index) readDocuments(in *Input) {
 		d := &in.Documents[i]
 		q := x.peer(d.Node)
 		q.given = true
-		if q.doc == nil || d.Seq <= 0 || q.doc.Seq != d.Seq || q.doc.Boot != d.Boot {
-			x.readDocument(q, d)
+		if q.last.is(d) {
+			continue
+		}
+		x.readDocument(q, d)
+		if q.last = nil; !in.Partial || q.name == x.self {
+			last := *d
+			q.last = &last
 		}
 	}
 	if in.Partial && len(in.Documents) < len(x.peers) {
@@ -136,6 +141,15 @@ func (x *index) readDocuments(in *Input) {
 		q.given = false
 	}
 }
+
+// is reports whether a document is the very one that was given before. Its number does not tell: what cannot
+// be true is struck out of documents by what is known at the time, which makes new lists.
+func (d *Document) is(o *Document) bool {
+	return d != nil && len(d.Instances) > 0 && d.Seq == o.Seq && d.Boot == o.Boot &&
+		sameList(d.Instances, o.Instances) && sameList(d.Releases, o.Releases) && sameList(d.Declines, o.Declines)
+}
+
+func sameList[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
 
 // readDocument finds what changed in a node's document.
 func (x *index) readDocument(q *peer, d *Document) {

@@ -39,8 +39,8 @@ type Input struct {
 	Nodes    []Node
 	// Documents holds the newest document of every node, this node's own included, which must name
 	// every pod that the node runs, is starting, or is stopping, and every bare Pod that finished
-	// while its object stands. Documents of gone nodes are not read. Two documents of one node with
-	// the same Boot and Seq, above 0, are the same.
+	// while its object stands. Documents of gone nodes are not read. One
+	// that comes again with the same numbers and lists is not read again.
 	Documents []Document
 	// Partial says that Documents holds only those that are new since the last step of the State, and that
 	// the Decision is to tell only of the workloads that were decided again. The first step of a State
