@@ -91,3 +91,38 @@ func twoLargest(of []int) (sum int) {
 	}
 	return sum
 }
+
+// gap is a time in which documents of a node are missing.
+type gap struct{ from, to time.Duration }
+
+// gaps lists the times in which documents of a node may be missing, by node.
+func (r *Recording) gaps() map[string][]gap {
+	out, last := map[string][]gap{}, map[string]*Record{}
+	if !r.Partial {
+		return out
+	}
+	for i := range r.Records {
+		x := &r.Records[i]
+		d := &x.Document
+		if old := last[d.Node]; old != nil && (d.Boot != old.Document.Boot || d.Seq != old.Document.Seq+1) {
+			out[d.Node] = append(out[d.Node], gap{old.At, x.At})
+		}
+		last[d.Node] = x
+	}
+	return out
+}
+
+// doubt reports whether some node may just have said what is missing. What was down before a gap may have
+// been ready in it.
+func (j *judge) doubt(x *Record) bool {
+	ended := slices.ContainsFunc(j.gaps[x.Document.Node], func(g gap) bool { return g.to == x.At })
+	if ended {
+		clear(j.rolling)
+	}
+	for _, list := range j.gaps {
+		if slices.ContainsFunc(list, func(g gap) bool { return g.from <= x.At && x.At < g.to }) {
+			return true
+		}
+	}
+	return ended
+}

@@ -53,6 +53,7 @@ type judge struct {
 	removed  map[types.UID]int64         // the level at which a workload went
 	changed  map[types.UID]bool          // workloads of which the last document empties a slot or starts a pod
 	begun    []reconcile.Instance        // pods that the last document names first
+	gaps     map[string][]gap            // by node
 }
 
 type releaseKey struct {
@@ -93,6 +94,7 @@ func newJudge(r *Recording) *judge {
 			}
 		}
 	}
+	j.gaps = r.gaps()
 	present := map[types.UID]bool{}
 	for i := range r.History {
 		now := map[types.UID]bool{}
@@ -122,6 +124,9 @@ func Check(r *Recording) *Violation {
 			}
 		}
 		j.put(x)
+		if j.doubt(x) {
+			continue
+		}
 		if v := j.bounds(x); v != nil {
 			return v
 		}
