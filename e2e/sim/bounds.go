@@ -14,7 +14,10 @@ import (
 // of two sides that do not hear each other, each keeps to them by itself. What a node brings back may be
 // more, and then nothing is added to it.
 func (j *judge) bounds(x *Record) *Violation {
-	head := &j.r.History[len(j.r.History)-1]
+	head, now := &j.r.History[len(j.r.History)-1], j.commitOf(&x.Document)
+	counts := func(slot reconcile.Slot) bool { // a DaemonSet has no slot on a tainted node
+		return head.wants(slot) && (now == nil || slot.Node == "" || !slices.Contains(now.Tainted, slot.Node))
+	}
 	for _, uid := range sortedKeys(j.changed) {
 		o := j.known(uid)
 		if o == nil || !o.Rolling {
@@ -23,7 +26,7 @@ func (j *judge) bounds(x *Record) *Violation {
 		surge, unavailable := j.limits(uid)
 		var down []string
 		for slot := range j.rolling {
-			if slot.Workload == uid && head.wants(slot) {
+			if slot.Workload == uid && counts(slot) {
 				down = append(down, fmt.Sprintf("%d%s", slot.Ordinal, slot.Node))
 			}
 		}
@@ -32,7 +35,7 @@ func (j *judge) bounds(x *Record) *Violation {
 		if len(down) > unavailable && !j.separated(x.At-time.Minute, x.At) {
 			return j.fail(x, at, "maxUnavailable", "slots %v are down for commits, maxUnavailable is %d", down, unavailable)
 		}
-		up := j.surging(uid, head)
+		up := j.surging(uid, counts)
 		started := slices.ContainsFunc(j.begun, func(m reconcile.Instance) bool { return m.Slot.Workload == uid && slices.Contains(up, slotName(m)) })
 		if started && len(up) > surge && !j.separated(x.At-time.Minute, x.At) {
 			return j.fail(x, at, "maxSurge", "slots %v have a pod more, maxSurge is %d", up, surge)
@@ -44,7 +47,7 @@ func (j *judge) bounds(x *Record) *Violation {
 // surging lists slots in which a live pod was started beside a live one of another revision. What a node
 // brings back that was held for gone is no surge: the rule of duplicates ends it. And until others hear
 // it they cannot count it.
-func (j *judge) surging(uid types.UID, head *Committed) (out []string) {
+func (j *judge) surging(uid types.UID, counts func(reconcile.Slot) bool) (out []string) {
 	type place struct {
 		slot  reconcile.Slot
 		epoch int64
@@ -52,7 +55,7 @@ func (j *judge) surging(uid types.UID, head *Committed) (out []string) {
 	pods := map[place]reconcile.Instance{}
 	for _, name := range sortedKeys(j.docs) {
 		for _, m := range j.docs[name].Instances {
-			if m.Slot.Workload == uid && live(m) && head.wants(m.Slot) {
+			if m.Slot.Workload == uid && live(m) && counts(m.Slot) {
 				pods[place{m.Slot, m.Epoch}] = m
 			}
 		}
@@ -62,12 +65,20 @@ func (j *judge) surging(uid types.UID, head *Committed) (out []string) {
 		if back, was := j.back[o.Node]; was && j.now-back < heardWithin {
 			continue
 		}
-		if ok && o.Revision != m.Revision && m.Cause == m.Commit.ID {
+		if !ok {
+			continue
+		}
+		if o.Revision != m.Revision && m.Cause == m.Commit.ID || j.drainedBy(m.Cause, o.Node) {
 			out = append(out, slotName(m))
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// drainedBy reports whether a commit drains a node.
+func (j *judge) drainedBy(commit, node string) bool {
+	return slices.ContainsFunc(j.r.History, func(c Committed) bool { return c.ID == commit && slices.Contains(c.Drained, node) })
 }
 
 // limits are those of a workload's rolling updates. Where commits differ in them, a node that follows the

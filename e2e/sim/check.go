@@ -267,6 +267,9 @@ func (j *judge) starts(x *Record) *Violation {
 		if level := j.removed[m.Slot.Workload]; level > 0 && j.knew(x, m.App, level) {
 			return j.fail(x, m, "what was removed stays away", "%s starts, and %s removed its workload", m.Name, j.remover(level))
 		}
+		if c := j.commitOf(&x.Document); c != nil && x.Document.Seq > 2 && !c.admits(m) {
+			return j.fail(x, m, "nothing starts out of service", "%s starts, and %s takes %s out of service", m.Name, short(c.ID), m.Node)
+		}
 		if j.r.Whole > 0 && x.At > j.r.Whole {
 			return j.fail(x, m, "still when whole", "%s starts", m.Name)
 		}
@@ -388,6 +391,17 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 	case reconcile.ByEnded:
 		// It failed after the document in which it was ready.
 		return nil
+	case reconcile.ByDrain, reconcile.ByEviction:
+		switch c := j.commitOf(&x.Document); {
+		case c == nil || x.Document.Seq == 1: // decided in a boot that was cut short
+		case c.keeps(m):
+			return j.fail(x, m, rule, "%s was stopped by %s, and %s keeps pods on its node", m.Name, by, short(c.ID))
+		case by == reconcile.ByEviction && slices.Contains(c.Drained, m.Node) && !slices.Contains(c.Tainted, m.Node):
+			return j.fail(x, m, rule, "%s was evicted, and its node is only drained", m.Name)
+		case by == reconcile.ByDrain:
+			j.empties(m, j.known(m.Slot.Workload), x.At)
+		}
+		return nil
 	case reconcile.ByDuplicate:
 		if x.Document.Seq == 1 {
 			return nil // decided in a boot that was cut short, by what was known then
@@ -414,6 +428,9 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		}
 		return j.fail(x, m, rule, "%s was stopped as a duplicate, and no pod with an earlier right was ready", m.Name)
 	}
+	if c := j.commitOf(&x.Document); c != nil && m.Slot.Node != "" && slices.Contains(c.Tainted, m.Node) {
+		return nil // a DaemonSet has no slot there any more
+	}
 	at := slices.IndexFunc(j.r.History, func(v Committed) bool { return v.ID == by })
 	if at < 0 {
 		return j.fail(x, m, rule, "%s was ready and was stopped by %q", m.Name, by)
@@ -427,17 +444,22 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 	case v.workload(m.Slot.Workload).Revision == m.Revision:
 		return j.fail(x, m, rule, "%s was ready and stopped for %s, which wants it", m.Name, short(by))
 	}
-	if w := v.workload(m.Slot.Workload); !w.Rolling || x.At-j.since[m.UID] < time.Duration(w.MinReadySeconds+1)*time.Second {
-		return nil // it was not available yet
+	j.empties(m, v.workload(m.Slot.Workload), x.At)
+	return nil
+}
+
+// empties takes note of a slot that is emptied on purpose, if it is.
+func (j *judge) empties(m reconcile.Instance, w *Wanted, t time.Duration) {
+	if w == nil || !w.Rolling || t-j.since[m.UID] < time.Duration(w.MinReadySeconds+1)*time.Second {
+		return // it was not available yet
 	}
 	for _, o := range j.inSlot(m.Slot) {
 		if _, was := j.ready[o.UID]; was && live(o) && o.UID != m.UID {
-			return nil // the slot is not emptied
+			return
 		}
 	}
 	j.rolling[m.Slot] = m.Node
 	j.changed[m.Slot.Workload] = true
-	return nil
 }
 
 // inSlot lists the pods of a slot by the documents of nodes that are on.

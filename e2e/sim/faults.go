@@ -112,9 +112,8 @@ type chance struct {
 	make   func(*maker) Event
 }
 
-// chances lists all faults. Left out is what nothing decides yet: a node that is drained, a pod that
-// finds no room beside its older one in a flock, a machine whose disk was replaced and whose boot
-// counter starts again.
+// chances lists all faults. Left out are a pod that finds no room beside its older one in a flock, and a
+// machine whose disk was replaced and whose boot counter starts again.
 var chances = []chance{
 	{5, 1, func(m *maker) Event { return Event{Kind: Restart, Node: m.node(), For: m.mostly(10, 120)} }},
 	{3, 1, func(m *maker) Event {
@@ -194,7 +193,11 @@ func Generate(seed uint64, nodes int, length time.Duration) Life {
 			break
 		}
 		if m.r.IntN(3) == 0 {
-			life.Events = append(life.Events, Event{At: t, Kind: Push, Node: -1, Push: author.next()})
+			push := author.next
+			if nodes > 1 && m.r.IntN(4) == 0 {
+				push = author.service
+			}
+			life.Events = append(life.Events, Event{At: t, Kind: Push, Node: -1, Push: push()})
 			continue
 		}
 		pick := m.r.IntN(total)

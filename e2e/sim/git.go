@@ -40,15 +40,19 @@ type Workload struct {
 	Brought     int // counts how often it was brought: what comes back after its removal is another object
 }
 
-// Change is what a commit does to one workload: it becomes To, or goes when Removed.
+// Change is what a commit does to one workload, which becomes To, or goes when Removed; or to one node.
 type Change struct {
 	To      Workload
 	Removed bool
+	OfNode  bool
+	Machine Machine
 }
 
 // String is the change in a story.
 func (c Change) String() string {
 	switch w := c.To; {
+	case c.OfNode:
+		return c.Machine.String()
 	case c.Removed:
 		return w.Name + " removed"
 	case w.Kind == "DaemonSet":
@@ -75,8 +79,9 @@ func (w Workload) revision() string {
 
 // Revision is one commit of the history.
 type Revision struct {
-	Commit  reconcile.Commit
-	Objects map[string][]reconcile.Object // by app
+	Commit   reconcile.Commit
+	Objects  map[string][]reconcile.Object // by app
+	Machines []*corev1.Node                // by name
 }
 
 func (v *Revision) committed() Committed {
@@ -84,13 +89,17 @@ func (v *Revision) committed() Committed {
 	for _, app := range sortedKeys(v.Objects) {
 		all = append(all, v.Objects[app]...)
 	}
-	return CommittedOf(v.Commit, all)
+	c := CommittedOf(v.Commit, all)
+	c.Cordoned, c.Drained, c.Tainted = v.outOfService()
+	return c
 }
 
 // history is what was ever pushed, the commit of level i at i-1.
 type history struct {
 	revisions []Revision
-	given     []Revision // to be pushed instead of changes
+	given     []Revision     // to be pushed instead of changes
+	base      []*corev1.Node // by index, as they are without a change
+	machines  []*corev1.Node // as committed last
 	workloads map[string]Workload
 	changed   map[string]reconcile.Commit
 	templates map[string][]reconcile.Template
@@ -113,6 +122,11 @@ func (h *history) push(changes []Change) {
 	}
 	c := commit(int64(len(h.revisions) + 1))
 	for _, x := range changes {
+		if x.OfNode {
+			h.machines = slices.Clone(h.machines)
+			h.machines[x.Machine.Node] = x.Machine.object(h.base[x.Machine.Node])
+			continue
+		}
 		name := x.To.Name
 		if x.Removed {
 			delete(h.workloads, name)
@@ -125,7 +139,7 @@ func (h *history) push(changes []Change) {
 		known = append([]reconcile.Template{{Revision: x.To.revision(), Commit: c, Spec: x.To.template()}}, known...)
 		h.templates[name] = known[:min(len(known), 11)]
 	}
-	next := Revision{Commit: c, Objects: map[string][]reconcile.Object{}}
+	next := Revision{Commit: c, Objects: map[string][]reconcile.Object{}, Machines: h.machines}
 	for _, name := range sortedKeys(h.workloads) {
 		w := h.workloads[name]
 		next.Objects[w.App] = append(next.Objects[w.App], reconcile.Object{
@@ -180,12 +194,16 @@ type author struct {
 	r         *rand.Rand
 	workloads []Workload
 	present   []bool
+	machines  []Machine
 	images    int
 	latest    int // changed last
 }
 
 func newAuthor(r *rand.Rand, nodes int) *author {
 	a := &author{r: r}
+	for i := range nodes {
+		a.machines = append(a.machines, Machine{Node: i})
+	}
 	add := func(w Workload) {
 		w.Image, w.MinReady = a.image(), time.Duration(r.IntN(2)*r.IntN(3))*time.Second
 		w.App = apps[len(a.workloads)%len(apps)]
@@ -284,6 +302,11 @@ func (a *author) last() (out []Change) {
 		if a.present[i] {
 			w.Image = a.image()
 			out = append(out, Change{To: w})
+		}
+	}
+	for i, m := range a.machines { // half of those out of service stay so
+		if m != (Machine{Node: i}) && a.r.IntN(2) == 0 {
+			out = append(out, Change{Machine: Machine{Node: i}, OfNode: true})
 		}
 	}
 	return out

@@ -44,7 +44,7 @@ func (g *Given) revisions() []Revision {
 	last := map[types.UID]place{}
 	var out []Revision
 	for i, objects := range g.Commits {
-		r := Revision{Commit: commit(int64(i + 1)), Objects: map[string][]reconcile.Object{}}
+		r := Revision{Commit: commit(int64(i + 1)), Objects: map[string][]reconcile.Object{}, Machines: g.Machines}
 		for _, o := range objects {
 			uid := o.Object.GetUID()
 			if at, ok := last[uid]; !ok || at.theirs.ID != o.Commit.ID {

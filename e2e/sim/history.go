@@ -19,8 +19,11 @@ type Committed struct {
 	Workloads []Wanted `json:"workloads"`
 	// Nodes are those that are enrolled; nil: all that ever wrote a document.
 	Nodes []string `json:"nodes,omitempty"`
-	// Leaving are those of Nodes that pods are moved away from: drained, or with a NoExecute taint.
-	Leaving []string `json:"leaving,omitempty"`
+	// Cordoned are those of Nodes on which nothing new starts, DaemonSets' pods aside; from those Drained pods
+	// are moved away, DaemonSets' aside; on those Tainted, with NoExecute, no pod that is judged may be.
+	Cordoned []string `json:"cordoned,omitempty"`
+	Drained  []string `json:"drained,omitempty"`
+	Tainted  []string `json:"tainted,omitempty"`
 }
 
 // Wanted is a workload as a commit has it.
@@ -122,7 +125,29 @@ func (c *Committed) wants(slot reconcile.Slot) bool {
 	if w == nil {
 		return false
 	}
-	return w.PerNode && (c.Nodes == nil || slices.Contains(c.Nodes, slot.Node)) || !w.PerNode && slot.Ordinal < w.Replicas
+	return w.PerNode && (c.Nodes == nil || slices.Contains(c.Nodes, slot.Node)) && !slices.Contains(c.Tainted, slot.Node) || !w.PerNode && slot.Ordinal < w.Replicas
+}
+
+// admits reports whether a new pod of a workload may start on a node.
+func (c *Committed) admits(m reconcile.Instance) bool {
+	if slices.Contains(c.Tainted, m.Node) {
+		return false
+	}
+	return m.Slot.Node != "" || !slices.Contains(c.Cordoned, m.Node) && !slices.Contains(c.Drained, m.Node)
+}
+
+// keeps reports whether pods of a workload may stay on a node.
+func (c *Committed) keeps(m reconcile.Instance) bool {
+	return !slices.Contains(c.Tainted, m.Node) && (m.Slot.Node != "" || !slices.Contains(c.Drained, m.Node))
+}
+
+// commitOf is the commit of which a document accepted the cluster's own files; nil when there is none.
+func (j *judge) commitOf(d *reconcile.Document) *Committed {
+	i := slices.IndexFunc(j.r.History, func(c Committed) bool { return c.ID == d.Accepted[clusterUnit].ID })
+	if i < 0 {
+		return nil
+	}
+	return &j.r.History[i]
 }
 
 // remover names the commit of a level.

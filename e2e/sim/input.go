@@ -115,10 +115,11 @@ func (n *node) objects() []reconcile.Object {
 func (n *node) enrolled() []reconcile.Node {
 	k := &n.known
 	if k.lookedAt == 0 || n.w.clock.now-k.lookedAt >= nodesEvery {
-		k.nodes, k.lookedAt = make([]reconcile.Node, 0, len(n.w.nodes)), n.w.clock.now
-		for i := range n.w.nodes {
-			v := n.believes(i)
-			k.nodes = append(k.nodes, reconcile.Node{Node: n.w.machines[i], Gone: v.Gone, Failed: v.Failed, Stable: v.Stable})
+		at := n.w.history.at(n.accepted[clusterUnit].Level)
+		k.nodes, k.lookedAt = make([]reconcile.Node, 0, len(at.Machines)), n.w.clock.now
+		for _, m := range at.Machines {
+			v := n.believes(n.w.byName[m.Name].index)
+			k.nodes = append(k.nodes, reconcile.Node{Node: m, Gone: v.Gone, Failed: v.Failed, Stable: v.Stable})
 		}
 	}
 	return k.nodes

@@ -201,7 +201,7 @@ func (n *node) accept(level int64) {
 		}
 		next[app] = c
 	}
-	n.accepted = next
+	n.accepted, n.known.lookedAt = next, 0
 	n.w.say(n.name, "accepts %s", short(c.ID))
 	n.tell(gossip.Verified{Head: c})
 	n.poke()

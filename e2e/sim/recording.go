@@ -59,7 +59,7 @@ func (r *Recording) Starts() (all, second int) {
 		for _, m := range j.news(&r.Records[i]) {
 			all++
 			for _, o := range j.inSlot(m.Slot) {
-				if live(o) && o.Revision == m.Revision && o.UID != m.UID && !j.separated(j.now-time.Minute, j.now) {
+				if live(o) && o.Revision == m.Revision && o.UID != m.UID && !j.drainedBy(m.Cause, o.Node) && !j.separated(j.now-time.Minute, j.now) {
 					second++
 					break
 				}
@@ -109,6 +109,9 @@ func (r *Recording) whole() *Violation {
 			if m.Terminating || !m.Ready || o == nil || o.Revision != m.Revision {
 				return fail(name, slotName(m), "%s is there: %s", m.Name, condition(m))
 			}
+			if !head.keeps(m) {
+				return fail(name, slotName(m), "%s is there, and its node is out of service", m.Name)
+			}
 			if runs[m.Slot]++; runs[m.Slot] > 1 {
 				return fail(name, slotName(m), "runs twice, the second time as %s", m.Name)
 			}
@@ -131,7 +134,7 @@ func (r *Recording) whole() *Violation {
 	for _, w := range head.Workloads {
 		want := int(w.Replicas)
 		if w.PerNode {
-			want = len(docs)
+			want = len(docs) - count(docs, head.Tainted)
 		}
 		if have[w.UID] != want {
 			return fail("", w.Name, "%d of %d slots run", have[w.UID], want)
@@ -142,6 +145,16 @@ func (r *Recording) whole() *Violation {
 		return fail("", "", "%d slots run, %d are wanted", len(runs), wanted)
 	}
 	return nil
+}
+
+// count counts those of the names that have a document.
+func count(docs map[string]*reconcile.Document, names []string) (n int) {
+	for _, name := range names {
+		if docs[name] != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func live(m reconcile.Instance) bool {

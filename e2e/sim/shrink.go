@@ -1,14 +1,16 @@
 package sim
 
 import (
+	"maps"
 	"slices"
 )
 
 // Shrink looks for the smallest life that breaks the same rule: fewer events, then fewer nodes, then
 // fewer changes in each commit. It tries at most so many lives.
 func Shrink(life Life, rule string, tries int) Life {
+	good := life.endsGood()
 	broken := func(l Life) bool {
-		if tries <= 0 {
+		if tries <= 0 || l.endsGood() != good {
 			return false
 		}
 		tries--
@@ -49,6 +51,19 @@ func Shrink(life Life, rule string, tries int) Life {
 	return life
 }
 
+// endsGood reports whether all that was committed at last can become ready.
+func (l Life) endsGood() bool {
+	bad := map[string]bool{}
+	for _, e := range l.Events {
+		for _, c := range e.Push {
+			if !c.OfNode {
+				bad[c.To.Name] = c.To.Image == badImage && !c.Removed
+			}
+		}
+	}
+	return !slices.Contains(slices.Collect(maps.Values(bad)), true)
+}
+
 // size is what shrinking makes smaller.
 func size(l Life) int {
 	n := l.Nodes
@@ -69,6 +84,9 @@ func (l Life) withoutLastNode() (Life, bool) {
 	l.Nodes, l.Events = last, nil
 	for _, e := range events {
 		e.Group = slices.DeleteFunc(slices.Clone(e.Group), func(i int) bool { return i == last })
+		if e.Kind == Push {
+			e.Push = slices.DeleteFunc(slices.Clone(e.Push), func(c Change) bool { return c.OfNode && c.Machine.Node == last })
+		}
 		switch {
 		case e.Node == last, e.Kind == Cut && e.Peer == last, e.Kind == Partition && (len(e.Group) == 0 || len(e.Group) == last):
 		default:

@@ -87,6 +87,7 @@ func RunBent(life Life, bend func(*reconcile.Input)) (*Recording, []Line) {
 		w.machines, w.history.given = life.Given.Machines, life.Given.revisions()
 		w.recording.Names = slices.Clone(w.names)
 	}
+	w.history.base, w.history.machines = w.machines, w.machines
 	slices.Sort(w.names)
 	for _, n := range w.nodes {
 		w.clock.after(upTo(n.r, time.Second), n.up)
