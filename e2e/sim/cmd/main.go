@@ -30,7 +30,7 @@ func main() {
 	workers := flag.Int("parallel", runtime.GOMAXPROCS(0), "lives at a time")
 	profile := flag.String("cpuprofile", "", "file to write a CPU profile to")
 	flag.Parse()
-	debug.SetGCPercent(400) // a life leaves much behind and holds little
+	debug.SetGCPercent(1600) // a life leaves much behind and holds little
 	var err error
 	if *check != "" {
 		err = judge(*check)
