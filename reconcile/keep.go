@@ -19,7 +19,7 @@ import (
 type keeper struct {
 	ready   bool
 	senior  bool // than the pod that may end
-	leaving bool // its node is drained
+	leaving bool // the pod that may end is to replace it, as its node is drained
 }
 
 // favours reports whether a pod should end in favour of another of its group, as far as this node believes.
@@ -51,7 +51,7 @@ func (p *pass) duplicates(w *workload, group []Instance) {
 }
 
 func (p *pass) keeper(w *workload, m, than Instance) keeper {
-	return keeper{ready: m.available(w, p.in.Now) && !p.stopping[m.UID], senior: senior(m, than) < 0, leaving: p.leaves(w, m)}
+	return keeper{ready: m.available(w, p.in.Now) && !p.stopping[m.UID], senior: senior(m, than) < 0, leaving: m.Revision == than.Revision && p.leaves(w, m) && !p.leaves(w, than)}
 }
 
 // endFor ends a pod of this node in favour of another once that one's node has given its word.
