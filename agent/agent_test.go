@@ -278,6 +278,6 @@ func (alone) look(*gitsync.Accepted, time.Time) outlook        { return outlook{
 func (alone) publish(context.Context, gossip.Sealed, []string) {}
 func (alone) changed() <-chan struct{}                         { return nil }
 func (alone) ask(context.Context, []reconcile.Ask)             {}
-func (alone) answers() <-chan []reconcile.Answer                 { return nil }
+func (alone) answers() <-chan []reconcile.Answer               { return nil }
 func (alone) questions() <-chan asked                          { return nil }
 func (alone) bootCounter() int64                               { return 1 }

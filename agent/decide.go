@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -43,6 +44,8 @@ type decider struct {
 	log     *slog.Logger
 
 	memory  *decisions
+	given   map[string]*reconcile.Document // documents of others that the state in memory has
+	report  report.Writer
 	key     ed25519.PrivateKey // signs the document
 	author  author
 	said    gossip.Sealed          // the last that was published
@@ -140,6 +143,7 @@ func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Ti
 		decision.Actions = slices.DeleteFunc(decision.Actions, func(a reconcile.Action) bool { return a.Kind == reconcile.Start })
 	}
 	d.memory.take(next, decision, now)
+	d.store.SetDecided(&decision) // whatever fails from here on: it is not said again
 	d.ask(ctx, decision.Asks)
 	// On disk before it is done: a slot that is given up is not taken for a lost one after a crash.
 	errs := []error{d.memory.save()}
@@ -154,11 +158,9 @@ func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Ti
 		return time.Time{}, errors.Join(append(errs, err)...)
 	}
 	errs = append(errs, d.hand(ctx, document, directTo(decision.Slots)))
-	d.store.SetWorkloads(decision.Workloads)
-	d.store.SetDecisions(decision.Slots)
 	d.store.SetDocument(&document) // last: who sees a head in it sees what was decided for that head
-	files, err := report.Files(report.Input{
-		Accepted: accepted, Alarm: snapshot.Remote().Alarm, Documents: slices.Concat(seen.documents, []reconcile.Document{document}), Workloads: decision.Workloads,
+	files, err := d.report.Files(report.Input{
+		Accepted: accepted, Alarm: snapshot.Remote().Alarm, Documents: append(slices.Clip(seen.documents), &document), Workloads: d.store.Snapshot().Workloads(),
 	})
 	if err == nil {
 		// Beside each document for people stands the one that its node signed, for nodes that can ask no
@@ -179,10 +181,22 @@ func (d *decider) input(document reconcile.Document, seen outlook, pods []*corev
 	in := reconcile.Input{
 		Self: d.node, Boot: document.Boot, Now: now,
 		Objects: d.objects, Apps: apps(d.accepted), Accepted: document.Accepted,
-		Nodes: nodesOf(d.accepted, d.node, seen.states), Documents: slices.Concat(seen.documents, []reconcile.Document{document}),
+		Nodes: nodesOf(d.accepted, d.node, seen.states), Documents: []reconcile.Document{document}, Partial: true,
 		Pods: pods, Answers: d.answers,
 	}
 	d.answers = nil
+	given := make(map[string]*reconcile.Document, len(seen.documents))
+	for _, o := range seen.documents {
+		if given[o.Node] = o; d.given[o.Node] != o {
+			in.Documents = append(in.Documents, *o)
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(d.given)) {
+		if given[node] == nil {
+			in.Without = append(in.Without, node)
+		}
+	}
+	d.given = given
 	return in
 }
 

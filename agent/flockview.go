@@ -37,8 +37,8 @@ type others interface {
 
 // outlook is what is known of the other nodes at one moment.
 type outlook struct {
-	documents []reconcile.Document // that count, without this node's own and without what cannot be true
-	sealed    []gossip.Sealed      // the same as their nodes signed them
+	documents []*reconcile.Document // that count, without this node's own and without what cannot be true
+	sealed    []gossip.Sealed       // the same as their nodes signed them
 	states    map[string]gate.View
 	contested bool // another machine has this node's key: nothing may be claimed
 }
@@ -108,7 +108,7 @@ func (f *flock) look(accepted *gitsync.Accepted, now time.Time) outlook {
 		kept[sealed.Node] = true
 		if h := f.read(sealed); h != nil {
 			f.judge(h, specs, now)
-			out.documents, out.sealed = append(out.documents, *h.struck), append(out.sealed, sealed)
+			out.documents, out.sealed = append(out.documents, h.struck), append(out.sealed, sealed)
 		}
 	}
 	for node := range f.decoded {

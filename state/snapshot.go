@@ -70,9 +70,16 @@ func (s Snapshot) Workload(kind, namespace, name string) *reconcile.WorkloadStat
 	return first[reconcile.WorkloadStatus](s.txn, Workloads, "id", joined(kind, namespace, name))
 }
 
-// Decisions returns the decisions about all slots, sorted by namespace, kind, workload, ordinal, node.
+// Decisions returns the decisions about all slots, sorted by namespace, kind, workload, and
+// as the workload orders its slots.
 func (s Snapshot) Decisions() []*reconcile.SlotDecision {
-	return list[reconcile.SlotDecision](s.txn, Decisions, "id")
+	var out []*reconcile.SlotDecision
+	for _, d := range list[decided](s.txn, Decisions, "id") {
+		for i := range d.Slots {
+			out = append(out, &d.Slots[i])
+		}
+	}
+	return out
 }
 
 // Events returns the events that are remembered, in the order of their last occurrence.

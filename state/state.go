@@ -8,6 +8,7 @@
 package state
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -103,11 +104,44 @@ func (s *Store) SetPod(p *corev1.Pod) { put(s, podTable, p) }
 // DeletePod forgets one pod.
 func (s *Store) DeletePod(uid types.UID) { remove(s, podTable, string(uid)) }
 
-// SetWorkloads replaces the statuses of all workloads.
-func (s *Store) SetWorkloads(w []reconcile.WorkloadStatus) { replace(s, workloadTable, pointers(w)) }
-
-// SetDecisions replaces the decisions about all slots.
-func (s *Store) SetDecisions(d []reconcile.SlotDecision) { replace(s, decisionTable, pointers(d)) }
+// SetDecided takes over what one step decided: it replaces the statuses of its workloads and all decisions
+// about their slots, and forgets the workloads that were removed.
+func (s *Store) SetDecided(d *reconcile.Decision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	txn := s.db.Txn(true)
+	defer txn.Abort()
+	changed := false
+	forget := func(table Table, uid types.UID) {
+		n, err := txn.DeleteAll(string(table), byUID, string(uid))
+		check(err)
+		changed = changed || n > 0
+	}
+	for _, uid := range d.Removed {
+		forget(Workloads, uid)
+		forget(Decisions, uid)
+	}
+	filled := map[types.UID]bool{}
+	for slots := d.Slots; len(slots) > 0; {
+		uid := slots[0].Slot.Workload
+		n := slices.IndexFunc(slots, func(e reconcile.SlotDecision) bool { return e.Slot.Workload != uid })
+		if n < 0 {
+			n = len(slots)
+		}
+		// Rows of their own, that go one by one.
+		changed = set(txn, decisionTable, &decided{slices.Clone(slots[:n])}) || changed
+		filled[uid], slots = true, slots[n:]
+	}
+	for _, w := range d.Workloads {
+		changed = set(txn, workloadTable, &w) || changed
+		if !filled[w.UID] {
+			forget(Decisions, w.UID)
+		}
+	}
+	if changed {
+		txn.Commit()
+	}
+}
 
 // Snapshot returns the store as it is now. It costs next to nothing, however much is in the store.
 func (s *Store) Snapshot() Snapshot { return Snapshot{txn: s.db.Txn(false)} }

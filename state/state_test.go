@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ func TestOnlyChangesWake(t *testing.T) {
 	s := New()
 	s.SetPods([]*corev1.Pod{pod("a", "x", "Running")})
 	s.SetRemote(gitsync.Remote{URL: "u", LastOK: now})
-	s.SetWorkloads([]reconcile.WorkloadStatus{{Kind: "Deployment", Namespace: "a", Name: "w", Ready: 1}})
+	s.SetDecided(&reconcile.Decision{Workloads: []reconcile.WorkloadStatus{{Kind: "Deployment", Namespace: "a", Name: "w", UID: "u", Ready: 1}}})
 	s.SetDocument(&reconcile.Document{Node: "n1", Seq: 1})
 	accepted := &gitsync.Accepted{Head: reconcile.Commit{ID: "c1"}}
 	s.SetAccepted(accepted)
@@ -108,7 +109,7 @@ func TestOnlyChangesWake(t *testing.T) {
 		{"same accepted", func() { s.SetAccepted(accepted) }, nil, false},
 		{"equal accepted", func() { s.SetAccepted(&gitsync.Accepted{Head: reconcile.Commit{ID: "c1"}}) }, nil, false},
 		{"equal workloads", func() {
-			s.SetWorkloads([]reconcile.WorkloadStatus{{Kind: "Deployment", Namespace: "a", Name: "w", Ready: 1}})
+			s.SetDecided(&reconcile.Decision{Workloads: []reconcile.WorkloadStatus{{Kind: "Deployment", Namespace: "a", Name: "w", UID: "u", Ready: 1}}})
 		}, nil, false},
 		{"unknown pod deleted", func() { s.DeletePod("nobody") }, nil, false},
 		{"other table", func() { s.SetDocument(&reconcile.Document{Node: "n1", Seq: 2}) }, []Table{Pods}, false},
@@ -117,10 +118,10 @@ func TestOnlyChangesWake(t *testing.T) {
 		{"all tables", func() { s.SetStatusPush(statusbranch.Status{Commit: "x"}) }, nil, true},
 		{"first pod of many", func() { s.SetPods([]*corev1.Pod{pod("a", "x", "Failed"), pod("a", "y", "Pending")}) }, []Table{Pods}, true},
 		{"pod gone", func() { s.SetPods(nil) }, []Table{Pods}, true},
-		{"first row of an empty table", func() { s.SetDecisions([]reconcile.SlotDecision{{Owner: "w"}}) }, []Table{Decisions}, true},
+		{"first row of an empty table", func() { s.SetDecided(&reconcile.Decision{Slots: []reconcile.SlotDecision{{Owner: "w"}}}) }, []Table{Decisions}, true},
 		{"a member is gone", func() { s.SetMembers([]Member{{Node: "n2", Standing: Gone}}) }, []Table{Members}, true},
 		{"event", func() { s.Record(Happening{Reason: "r", At: now}) }, []Table{Events}, true},
-		{"workloads gone", func() { s.SetWorkloads(nil) }, []Table{Workloads}, true},
+		{"workload removed", func() { s.SetDecided(&reconcile.Decision{Removed: []types.UID{"u"}}) }, []Table{Workloads}, true},
 	}
 	for _, tt := range tests {
 		if got := woken(t, s, tt.write, tt.tables...); got != tt.want {
@@ -195,19 +196,39 @@ func TestEventsAreCountedAndBounded(t *testing.T) {
 	}
 }
 
-func TestDecisionsSortByOrdinal(t *testing.T) {
+// TestSetDecidedLeavesOthersAlone gives the decisions of steps that decided some workloads each.
+func TestSetDecidedLeavesOthersAlone(t *testing.T) {
 	s := New()
-	var in []reconcile.SlotDecision
-	for _, i := range []int32{10, 2, 0, 100} {
-		in = append(in, reconcile.SlotDecision{Namespace: "a", Owner: "w", Slot: reconcile.Slot{Ordinal: i}})
+	decided := func(uid types.UID, ready int32, ordinals ...int32) (d reconcile.Decision) {
+		d.Workloads = []reconcile.WorkloadStatus{{Name: string(uid), UID: uid, Ready: ready}}
+		for _, i := range ordinals {
+			d.Slots = append(d.Slots, reconcile.SlotDecision{Owner: string(uid), Slot: reconcile.Slot{Workload: uid, Ordinal: i}})
+		}
+		return d
 	}
-	s.SetDecisions(in)
-	var got []int32
-	for _, d := range s.Snapshot().Decisions() {
-		got = append(got, d.Slot.Ordinal)
-	}
-	if want := []int32{0, 2, 10, 100}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	for _, step := range []struct {
+		d    reconcile.Decision
+		want string
+	}{
+		{decided("b", 1, 0, 2, 10), "b ready 1: b0 b2 b10"},
+		{decided("a", 1, 0), "a ready 1, b ready 1: a0 b0 b2 b10"},
+		{decided("b", 2, 0, 1), "a ready 1, b ready 2: a0 b0 b1"},
+		{reconcile.Decision{}, "a ready 1, b ready 2: a0 b0 b1"},
+		{reconcile.Decision{Removed: []types.UID{"b"}}, "a ready 1: a0"},
+		{decided("a", 0), "a ready 0:"},
+	} {
+		s.SetDecided(&step.d)
+		var workloads []string
+		for _, w := range s.Snapshot().Workloads() {
+			workloads = append(workloads, fmt.Sprintf("%s ready %d", w.Name, w.Ready))
+		}
+		got := strings.Join(workloads, ", ") + ":"
+		for _, d := range s.Snapshot().Decisions() {
+			got += fmt.Sprintf(" %s%d", d.Owner, d.Slot.Ordinal)
+		}
+		if got != step.want {
+			t.Errorf("got %q, want %q", got, step.want)
+		}
 	}
 }
 

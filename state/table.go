@@ -29,17 +29,20 @@ var (
 	workloadTable     = table[reconcile.WorkloadStatus]{Workloads, func(w *reconcile.WorkloadStatus) string {
 		return joined(w.Kind, w.Namespace, w.Name)
 	}}
-	decisionTable = table[reconcile.SlotDecision]{Decisions, func(d *reconcile.SlotDecision) string {
-		// ordinals sort as numbers; ten digits hold every int32
-		return joined(d.Namespace, d.Kind, d.Owner, string(d.Slot.Workload),
-			fmt.Sprintf("%010d", d.Slot.Ordinal), d.Slot.Node)
+	decisionTable = table[decided]{Decisions, func(d *decided) string {
+		s := &d.Slots[0]
+		return joined(s.Namespace, s.Kind, s.Owner, string(s.Slot.Workload))
 	}}
 	memberTable = table[Member]{Members, func(m *Member) string { return m.Node }}
 	eventTable  = table[eventRow]{Events, func(e *eventRow) string { return e.key }}
 )
 
+// decided are the decisions about the slots of one workload, at least one.
+type decided struct{ Slots []reconcile.SlotDecision }
+
 // Secondary indexes.
 const (
+	byUID  = "uid"  // workloads and their decisions: the workload's
 	byName = "name" // pods: namespace and name
 	bySeq  = "seq"  // events: in the order of their last occurrence
 )
@@ -51,9 +54,11 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 	string(Documents):    documentTable.schema(),
 	string(Pods): podTable.schema(&memdb.IndexSchema{Name: byName, Indexer: indexer[corev1.Pod](
 		func(p *corev1.Pod) string { return joined(p.Namespace, p.Name) })}),
-	string(Members):   memberTable.schema(),
-	string(Workloads): workloadTable.schema(),
-	string(Decisions): decisionTable.schema(),
+	string(Members): memberTable.schema(),
+	string(Workloads): workloadTable.schema(&memdb.IndexSchema{Name: byUID, Indexer: indexer[reconcile.WorkloadStatus](
+		func(w *reconcile.WorkloadStatus) string { return string(w.UID) })}),
+	string(Decisions): decisionTable.schema(&memdb.IndexSchema{Name: byUID, Indexer: indexer[decided](
+		func(d *decided) string { return string(d.Slots[0].Slot.Workload) })}),
 	string(Events): eventTable.schema(&memdb.IndexSchema{Name: bySeq, Unique: true, Indexer: indexer[eventRow](
 		func(e *eventRow) string { return fmt.Sprintf("%020d", e.seq) })}),
 }}

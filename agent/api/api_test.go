@@ -172,10 +172,10 @@ func TestWorkloadsHaveTheirStatus(t *testing.T) {
 	store := state.New()
 	original := deployment(3)
 	store.SetAccepted(accepted(original))
-	store.SetWorkloads([]reconcile.WorkloadStatus{{
+	store.SetDecided(&reconcile.Decision{Workloads: []reconcile.WorkloadStatus{{
 		Kind: "Deployment", Namespace: "default", Name: "web", Generation: 3, Desired: 3, Current: 4, Updated: 2, Ready: 3, Available: 1,
 		Conditions: []metav1.Condition{{Type: "Progressing", Status: "True", Reason: "ReplicaSetUpdated"}},
-	}})
+	}}})
 	client := start(t, &Server{Node: "n1", Store: store})
 	list, err := client.List(t.Context(), kind(t, "deploy"), ListOptions{Namespace: "default", Name: "web"})
 	if err != nil {
@@ -366,13 +366,13 @@ func TestExplainJoinsWhatIsKnown(t *testing.T) {
 	store.SetAccepted(accepted(deployment(3)))
 	slot := func(n int32) reconcile.Slot { return reconcile.Slot{Workload: "uid-web", Ordinal: n} }
 	source := reconcile.Source{App: "web", Path: "web/x.yaml", Line: 7}
-	store.SetWorkloads([]reconcile.WorkloadStatus{{
+	store.SetDecided(&reconcile.Decision{Workloads: []reconcile.WorkloadStatus{{
 		Kind: "Deployment", Namespace: "default", Name: "web", Revision: "r2", Source: source,
 		Waiting: []reconcile.SlotReason{{Slot: slot(10), Reason: "0/1 nodes are available: 1 Insufficient cpu."}},
-	}})
-	store.SetDecisions([]reconcile.SlotDecision{
+	}}})
+	store.SetDecided(&reconcile.Decision{Slots: []reconcile.SlotDecision{
 		{Slot: slot(2), Kind: "Deployment", Namespace: "default", Owner: "web", Rule: reconcile.RuleKeep, Revision: "r2", Source: source},
-	})
+	}})
 	store.SetDocument(&reconcile.Document{Node: "n1", Instances: []reconcile.Instance{
 		{Slot: slot(2), Kind: "Deployment", Namespace: "default", Owner: "web", Name: "web-r2-x", Node: "n1"},
 	}})

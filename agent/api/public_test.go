@@ -115,7 +115,7 @@ func TestMetrics(t *testing.T) {
 	pod := ownPod("a", nil)
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", RestartCount: 3}}
 	store.SetPods([]*corev1.Pod{pod})
-	store.SetWorkloads([]reconcile.WorkloadStatus{{Kind: "Deployment", Namespace: "default", Name: "web", Desired: 3, Ready: 2}})
+	store.SetDecided(&reconcile.Decision{Workloads: []reconcile.WorkloadStatus{{Kind: "Deployment", Namespace: "default", Name: "web", Desired: 3, Ready: 2}}})
 
 	text := call(Public{Metrics: registry}.Handler(), http.MethodGet, "/metrics", "").Body.String()
 	problems, err := promlint.New(strings.NewReader(text)).Lint()

@@ -23,37 +23,57 @@ import (
 // Input is what a report is made of. Nothing of it is changed.
 type Input struct {
 	Accepted  *gitsync.Accepted
-	Alarm     string               // about the branch, see gitsync.Remote
-	Documents []reconcile.Document // one for every node that is known
-	Workloads []reconcile.WorkloadStatus
+	Alarm     string                // about the branch, see gitsync.Remote
+	Documents []*reconcile.Document // one for every node that is known
+	Workloads []*reconcile.WorkloadStatus
 }
 
-// Files returns the whole content of the status branch by path.
-func Files(in Input) (map[string][]byte, error) {
+// Writer makes reports. It keeps what it has written of documents and workloads, by their pointers, for the
+// next report in which they are. The zero value is ready.
+type Writer struct{ written map[any][]byte }
+
+// Files returns the whole content of the status branch by path. The slices are not to be changed.
+func (w *Writer) Files(in Input) (map[string][]byte, error) {
 	files := map[string][]byte{"README.md": readme(in)}
+	written := make(map[any][]byte, len(in.Documents)+len(in.Workloads))
+	add := func(what any, at string, write func() ([]byte, error)) (err error) {
+		body, ok := w.written[what]
+		if !ok {
+			body, err = write()
+		}
+		files[at], written[what] = body, body
+		return err
+	}
 	for _, d := range in.Documents {
-		body, err := json.MarshalIndent(struct {
-			APIVersion string `json:"apiVersion"`
-			Kind       string `json:"kind"`
-			reconcile.Document
-		}{"pleach.dev/v1alpha1", "NodeDocument", d}, "", "  ")
-		if err != nil {
+		if err := add(d, path.Join("status", d.Node+".json"), func() ([]byte, error) { return document(d) }); err != nil {
 			return nil, fmt.Errorf("status of node %s: %w", d.Node, err)
 		}
-		files[path.Join("status", d.Node+".json")] = append(body, '\n')
 	}
-	for _, w := range in.Workloads {
-		body, err := yaml.Marshal(struct {
-			APIVersion string `json:"apiVersion"`
-			Kind       string `json:"kind"`
-			reconcile.WorkloadStatus
-		}{"pleach.dev/v1alpha1", "WorkloadStatus", w})
-		if err != nil {
-			return nil, fmt.Errorf("status of %s %s/%s: %w", w.Kind, w.Namespace, w.Name, err)
+	for _, o := range in.Workloads {
+		at := path.Join("workloads", o.Namespace, strings.ToLower(o.Kind), o.Name+".yaml")
+		if err := add(o, at, func() ([]byte, error) { return workload(o) }); err != nil {
+			return nil, fmt.Errorf("status of %s %s/%s: %w", o.Kind, o.Namespace, o.Name, err)
 		}
-		files[path.Join("workloads", w.Namespace, strings.ToLower(w.Kind), w.Name+".yaml")] = body
 	}
+	w.written = written
 	return files, nil
+}
+
+func document(d *reconcile.Document) ([]byte, error) {
+	body, err := json.MarshalIndent(struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		reconcile.Document
+	}{"pleach.dev/v1alpha1", "NodeDocument", *d}, "", "  ")
+	return append(body, '\n'), err
+}
+
+func workload(w *reconcile.WorkloadStatus) ([]byte, error) {
+	return yaml.Marshal(struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		reconcile.WorkloadStatus
+	}{"pleach.dev/v1alpha1", "WorkloadStatus", *w})
 }
 
 func readme(in Input) []byte {
@@ -101,7 +121,7 @@ func readme(in Input) []byte {
 
 func nodeRows(in Input) [][]string {
 	var rows [][]string
-	documents := map[string]reconcile.Document{}
+	documents := map[string]*reconcile.Document{}
 	for _, d := range in.Documents {
 		documents[d.Node] = d
 	}
@@ -150,7 +170,7 @@ func appRows(a *gitsync.Accepted) [][]string {
 	return rows
 }
 
-func workloadRows(workloads []reconcile.WorkloadStatus) [][]string {
+func workloadRows(workloads []*reconcile.WorkloadStatus) [][]string {
 	var rows [][]string
 	for _, w := range workloads {
 		rows = append(rows, []string{
@@ -162,7 +182,7 @@ func workloadRows(workloads []reconcile.WorkloadStatus) [][]string {
 }
 
 // WorkloadState is one phrase on how a workload is: "complete", or what it waits for.
-func WorkloadState(w reconcile.WorkloadStatus) string {
+func WorkloadState(w *reconcile.WorkloadStatus) string {
 	for _, c := range w.Conditions {
 		if c.Reason == "ProgressDeadlineExceeded" || c.Reason == "DeploymentPaused" {
 			return c.Reason + ": " + c.Message

@@ -26,7 +26,7 @@ func commitOf(char string) reconcile.Commit {
 // TestReadme compares the page with testdata. Subjects and authors are what strangers wrote.
 func TestReadme(t *testing.T) {
 	broken := manifest.Problem{App: "web", Path: "apps/web/web.yaml", Line: 7, Field: "spec.replicas", Reason: `want a whole number, got "two"`}
-	files, err := Files(Input{
+	files, err := new(Writer).Files(Input{
 		Alarm: `branch "main" was set back to aaaaaaaaaaaa, which is older than the accepted commit bbbbbbbbbbbb; what was accepted stays in force`,
 		Accepted: &gitsync.Accepted{
 			Head: commitOf("b"), ClusterCommit: commitOf("b"),
@@ -49,11 +49,11 @@ func TestReadme(t *testing.T) {
 			},
 			Warnings: []manifest.Problem{{Path: "apps/web/service.yaml", Line: 1, Object: "v1 Service web", Reason: "not supported yet"}},
 		},
-		Documents: []reconcile.Document{{
+		Documents: []*reconcile.Document{{
 			Node: "node-1", Head: commitOf("b"),
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
 		}},
-		Workloads: []reconcile.WorkloadStatus{{Kind: "Deployment", Namespace: "default", Name: "web", Desired: 2, Ready: 2, Updated: 2, Available: 2}},
+		Workloads: []*reconcile.WorkloadStatus{{Kind: "Deployment", Namespace: "default", Name: "web", Desired: 2, Ready: 2, Updated: 2, Available: 2}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -70,5 +70,32 @@ func TestReadme(t *testing.T) {
 	}
 	if got := string(files["README.md"]); got != string(want) {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// TestWriterWritesAgainWhatChanged makes two reports of which one workload differs.
+func TestWriterWritesAgainWhatChanged(t *testing.T) {
+	web, db := &reconcile.WorkloadStatus{Kind: "Deployment", Namespace: "default", Name: "web"}, &reconcile.WorkloadStatus{Kind: "Deployment", Namespace: "default", Name: "db"}
+	in := Input{Accepted: &gitsync.Accepted{}, Workloads: []*reconcile.WorkloadStatus{web, db}}
+	var w Writer
+	before, err := w.Files(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := *web
+	more.Ready = 1
+	in.Workloads[0] = &more
+	after, err := w.Files(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, same := range map[string]bool{"web": false, "db": true} {
+		at := "workloads/default/deployment/" + name + ".yaml"
+		if got := &before[at][0] == &after[at][0]; got != same {
+			t.Errorf("%s is the one of the report before: %v, want %v", at, got, same)
+		}
+	}
+	if got := string(after["workloads/default/deployment/web.yaml"]); !strings.Contains(got, "ready: 1") {
+		t.Errorf("got %s", got)
 	}
 }

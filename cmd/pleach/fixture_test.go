@@ -193,7 +193,7 @@ func fill(s *state.Store) {
 	remote.PodIP, remote.Restarts = "10.8.2.7", 4
 	s.SetDocument(document("node-2", remote))
 	source := reconcile.Source{App: "web", Path: "web/deploy.yaml", Line: 3}
-	s.SetWorkloads([]reconcile.WorkloadStatus{
+	s.SetDecided(&reconcile.Decision{Workloads: []reconcile.WorkloadStatus{
 		{
 			Source: source, Kind: "Deployment", Namespace: "default", Name: "web", UID: "uid-web", Generation: 2,
 			Commit: commit('b', 2*day), Revision: "7c9f4d5b6a", Desired: 3, Current: 3, Updated: 2, Ready: 2, Available: 2,
@@ -207,8 +207,8 @@ func fill(s *state.Store) {
 			Source: reconcile.Source{App: "tools", Path: "tools/watcher.yaml", Line: 1}, Kind: "DaemonSet", Namespace: "tools", Name: "watcher",
 			UID: "uid-watcher", Generation: 2, Commit: commit('b', 2*day), Revision: "6b7c8d9e5f", Desired: 2, Current: 2, Updated: 2, Ready: 2, Available: 2,
 		},
-	})
-	s.SetDecisions([]reconcile.SlotDecision{
+	}})
+	s.SetDecided(&reconcile.Decision{Slots: []reconcile.SlotDecision{
 		{
 			Slot: reconcile.Slot{Workload: "uid-web", Ordinal: 0}, Kind: "Deployment", Namespace: "default", Owner: "web", Source: source,
 			Commit: commit('b', 2*day), Revision: "7c9f4d5b6a", Pod: "web-7c9f4d5b6a-aaaaa", Node: "node-1", Rule: reconcile.RuleKeep,
@@ -218,7 +218,7 @@ func fill(s *state.Store) {
 			Commit: commit('b', 2*day), Revision: "7c9f4d5b6a", Pod: "web-5d8e7f6a9b-ccccc", Node: "node-2", Rule: reconcile.RuleRollout,
 			Reason: "waits for slot 1 to be ready",
 		},
-	})
+	}})
 	for range 3 {
 		s.Record(state.Happening{
 			Object: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web-7c9f4d5b6a-bbbbb", UID: "uid-web-7c9f4d5b6a-bbbbb", FieldPath: "spec.containers{app}"},

@@ -122,10 +122,10 @@ func TestStatusWatchWritesALineForEachChange(t *testing.T) {
 	wantEvent(t, lines, "node node-2: Ready, 0 of 0 pods running, head cccccccccccc")
 	store.SetMembers([]state.Member{{Node: "node-2", Standing: state.Gone, Since: time.Unix(0, 0), Reason: "node-1, node-3 agree"}})
 	wantEvent(t, lines, "node node-2: NotReady: gone since 1970-01-01T00:00:00Z: node-1, node-3 agree, 0 of 0 pods running, head cccccccccccc")
-	store.SetWorkloads([]reconcile.WorkloadStatus{{
+	store.SetDecided(&reconcile.Decision{Workloads: []reconcile.WorkloadStatus{{
 		Kind: "Deployment", Namespace: "default", Name: "web", Desired: 3, Updated: 1, Ready: 2,
 		Waiting: []reconcile.SlotReason{{Slot: reconcile.Slot{Ordinal: 1}, Reason: "waits for slot 0"}},
-	}})
+	}}})
 	wantEvent(t, lines, "default deploy/web: 1 updated, 2 ready of 3, 1 of 3 slots wait; slot 1: waits for slot 0")
 	mended := *a
 	mended.Refusals = nil
