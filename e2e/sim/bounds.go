@@ -18,9 +18,14 @@ func (j *judge) bounds(x *Record) *Violation {
 	counts := func(slot reconcile.Slot) bool { // a DaemonSet has no slot on a tainted node
 		return head.wants(slot) && (now == nil || slot.Node == "" || !slices.Contains(now.Tainted, slot.Node))
 	}
+	for slot := range j.rolling {
+		if now != nil && slot.Node != "" && slices.Contains(now.Tainted, slot.Node) {
+			delete(j.rolling, slot) // one that comes back is another
+		}
+	}
 	for _, uid := range sortedKeys(j.changed) {
 		o := j.known(uid)
-		if o == nil || !o.Rolling {
+		if o == nil || !o.Rolling || j.unregistered(uid, x.At) {
 			continue
 		}
 		surge, unavailable := j.limits(uid)
@@ -74,6 +79,22 @@ func (j *judge) surging(uid types.UID, counts func(reconcile.Slot) bool) (out []
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// unregistered reports whether pods of a workload move off drained nodes while nodes may not reach the same
+// registrar, on whom the bounds rest then.
+func (j *judge) unregistered(uid types.UID, t time.Duration) bool {
+	if at, ok := j.moved[uid]; !ok || t-at > time.Minute {
+		return false
+	}
+	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
+		switch f.Kind {
+		case Cut, Partition, Loss, Starve, Restart, Crash, Forget, PowerOff:
+			return f.At <= t && max(f.At+f.For, f.At)+time.Minute >= t
+		default:
+			return false
+		}
+	})
 }
 
 // drainedBy reports whether a commit drains a node.

@@ -53,6 +53,7 @@ type judge struct {
 	removed  map[types.UID]int64         // the level at which a workload went
 	changed  map[types.UID]bool          // workloads of which the last document empties a slot or starts a pod
 	begun    []reconcile.Instance        // pods that the last document names first
+	moved    map[types.UID]time.Duration // when a pod of a workload last left a drained node
 	gaps     map[string][]gap            // by node
 }
 
@@ -85,6 +86,7 @@ func newJudge(r *Recording) *judge {
 		r: r, docs: map[string]*reconcile.Document{}, before: map[string]*reconcile.Document{}, releases: map[releaseKey][]release{},
 		seen: map[types.UID]reconcile.Instance{}, left: map[types.UID]bool{}, ready: map[types.UID]time.Duration{}, since: map[types.UID]time.Duration{},
 		rolling: map[reconcile.Slot]string{}, off: map[string]time.Duration{}, back: map[string]time.Duration{}, removed: map[types.UID]int64{},
+		moved: map[types.UID]time.Duration{},
 	}
 	for i := range r.Records {
 		for _, x := range r.Records[i].Document.Releases {
@@ -261,6 +263,9 @@ func (j *judge) starts(x *Record) *Violation {
 	j.begun = j.news(x)
 	for _, m := range j.begun {
 		j.changed[m.Slot.Workload] = true
+		if m.Cause != m.Commit.ID && slices.ContainsFunc(j.r.History, func(c Committed) bool { return c.ID == m.Cause && len(c.Drained) > 0 }) {
+			j.moved[m.Slot.Workload] = x.At
+		}
 		if lost, _, ok := strings.Cut(m.Cause, "/"); ok && !j.wasAway(lost, x.At) {
 			return j.fail(x, m, "nothing moves without a loss", "%s starts for the loss of %s, which was there", m.Name, lost)
 		}
@@ -399,6 +404,7 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		case by == reconcile.ByEviction && slices.Contains(c.Drained, m.Node) && !slices.Contains(c.Tainted, m.Node):
 			return j.fail(x, m, rule, "%s was evicted, and its node is only drained", m.Name)
 		case by == reconcile.ByDrain:
+			j.moved[m.Slot.Workload] = x.At
 			j.empties(m, j.known(m.Slot.Workload), x.At)
 		}
 		return nil
