@@ -97,6 +97,7 @@ type tracked struct {
 	due     time.Time // when it is to be decided again if there is a pass
 	wants   []*want   // in the pass
 	causes  []cause   // of the wants, for the next
+	claimed []cause   // of the claims that may belong to a wave
 	planned []string  // keys of its slots in the planner
 	held    []placement.Held
 	fits    map[*peer]fit // of a DaemonSet

@@ -48,7 +48,7 @@ func (x *want) key() string {
 // settles tells the planner what has changed of the workloads that were decided, and of the nodes.
 func (p *pass) settles() {
 	x := p.index
-	if w := x.causes(); !maps.Equal(w, x.waves) {
+	if w := p.causes(); !maps.Equal(w, x.waves) {
 		// The claims of the last minute and all that is open are numbered anew.
 		x.waves = w
 		for _, g := range sortedByRank(x.wanting, x.fresh) {
@@ -122,7 +122,7 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 			m := live[0]
 			z := w.size(cmp.Or(w.template(m.Revision), &w.templates[0]))
 			e := placement.Slot{Key: s.key, Requests: p.uses(w, m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
-			if p.fresh(m) {
+			if p.fresh(m) && p.in.without != ruleWave {
 				e.Wave = waves[m.Cause]
 			}
 			slots = append(slots, e)
@@ -138,6 +138,15 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 // its node: only a slot's first pod, and one after a lost node, were placed anew.
 func (p *pass) fresh(m Instance) bool {
 	return (m.Epoch == 1 || m.Cause != m.Commit.ID) && p.in.Now.Sub(m.Claimed) < waveSettles
+}
+
+// causeOfClaim says what opened the slot of a pod, as the claim has it; false for one that left a drained
+// node, of which the claim does not say how old it is.
+func causeOfClaim(m Instance) (cause, bool) {
+	if m.Cause == m.Commit.ID {
+		return causeOf(m.Commit), true
+	}
+	return cause{name: m.Cause}, strings.Contains(m.Cause, "/")
 }
 
 // changed adds what the planner holds otherwise of a workload.
@@ -204,20 +213,32 @@ func (x *want) fixed() string {
 	return cmp.Or(x.s.id.Node, x.template.Spec.Spec.NodeName)
 }
 
-// causes numbers the causes of the slots that are open, oldest first, from 1.
-func (x *index) causes() map[string]int {
-	if len(x.wanting) == 0 {
+// causes numbers the causes of the slots that are open, oldest first, from 1, and among them those of the
+// claims of the last minute that are later than the oldest: one who has not heard of such a claim yet plans
+// its slot after the others.
+func (p *pass) causes() map[string]int {
+	if len(p.index.wanting) == 0 {
 		return nil
 	}
 	causes := map[string]cause{}
-	for g := range x.wanting {
+	for g := range p.index.wanting {
 		for _, c := range g.causes {
 			causes[c.name] = c
 		}
 	}
+	oldest := slices.MinFunc(slices.Collect(maps.Values(causes)), cause.compare)
+	for g := range p.index.fresh {
+		for _, c := range g.claimed {
+			if _, open := causes[c.name]; !open && oldest.compare(c) < 0 && p.in.without != ruleClaimed {
+				causes[c.name] = c
+			}
+		}
+	}
 	waves := map[string]int{}
 	for i, c := range slices.SortedFunc(maps.Values(causes), cause.compare) {
-		waves[c.name] = i + 1
+		if waves[c.name] = i + 1; p.in.without == ruleOlder {
+			waves[c.name] = 1
+		}
 	}
 	return waves
 }

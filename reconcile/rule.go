@@ -13,5 +13,8 @@ const (
 	ruleHeard         // nothing is claimed before everybody was heard
 	ruleNewest        // nothing is claimed of an app at an old commit
 	rulePrevious      // a lost slot returns to its last revision
+	ruleWave          // claims of the latest causes are planned as if there were none
+	ruleClaimed       // also causes of which every slot is claimed
+	ruleOlder         // what an older cause opened is planned first
 	ruleEpoch         // nothing is started from disk whose slot went on
 )

@@ -86,6 +86,7 @@ func (p *pass) fill(g *tracked) {
 	}
 	if g.w == nil {
 		delete(x.fresh, g)
+		g.claimed = nil
 		return
 	}
 	slots := map[int]*slot{}
@@ -128,10 +129,14 @@ func (p *pass) fill(g *tracked) {
 		}
 	}
 	fresh := false
+	g.claimed = g.claimed[:0]
 	for _, s := range g.w.slots {
 		p.settle(g.w, s)
 		if live := append(slices.Clip(s.old), s.now...); len(live) > 0 && p.fresh(live[0]) {
 			fresh = true
+			if c, ok := causeOfClaim(live[0]); ok && !slices.Contains(g.claimed, c) {
+				g.claimed = append(g.claimed, c)
+			}
 			p.dueAt(live[0].Claimed.Add(waveSettles))
 		}
 	}
