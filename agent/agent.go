@@ -237,8 +237,16 @@ func (n *node) runPods(ctx context.Context, streams *streams) error {
 	if err != nil {
 		n.Log.Warn("timers and back-offs start again", "err", err)
 	}
+	journal, err := openJournal(n.Journal)
+	if err != nil {
+		return err
+	}
+	if journal != nil {
+		defer func() { _ = journal.Close() }() // every line was written at once
+	}
 	decider := &decider{
-		node: n.Node, flock: n.flock, self: n.document, pods: manager, store: n.store, publish: writer.set,
+		journal: journal,
+		node:    n.Node, flock: n.flock, self: n.document, pods: manager, store: n.store, publish: writer.set,
 		memory: memory, key: n.signer.Ed25519(), metrics: n.metrics, log: n.Log.With("part", "decide"), starting: map[types.UID]time.Time{}, asking: map[reconcile.Ask]bool{},
 	}
 	n.ready.await("")

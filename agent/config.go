@@ -31,6 +31,9 @@ type Config struct {
 	Containerd string
 	// Listen is the TCP address for metrics, health and hints, "" for none.
 	Listen string
+	// Journal is a file to which every document that this node publishes is added, a line of JSON each;
+	// "" for none. Nothing ever shortens it.
+	Journal string
 	// HintSecretFile holds the shared secret that hints are signed with; "" accepts unsigned hints,
 	// which only ever cause a poll.
 	HintSecretFile string

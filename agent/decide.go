@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -40,6 +41,7 @@ type decider struct {
 	pods    podRuntime
 	store   *state.Store
 	publish func(files map[string][]byte)
+	journal io.Writer // of what this node publishes; nil for none
 	metrics *api.Metrics
 	log     *slog.Logger
 
@@ -275,6 +277,12 @@ func (d *decider) hand(ctx context.Context, document reconcile.Document, direct 
 		return err
 	}
 	d.said = sealed
+	if d.journal != nil {
+		// Before anybody hears of it, so that journals of several nodes can be put in order.
+		if err := write(d.journal, document); err != nil {
+			d.log.Warn("the journal lacks a document", "err", err)
+		}
+	}
 	d.flock.publish(ctx, sealed, direct)
 	return nil
 }

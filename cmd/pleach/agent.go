@@ -31,6 +31,7 @@ func agentFlags(flags *pflag.FlagSet, config *agent.Config) {
 	flags.StringVar(&config.Advertise, "advertise", "", "address at which other nodes reach this one, IP or IP:PORT; the machine's first when empty")
 	flags.StringSliceVar(&config.Join, "join", nil, "where to look for other nodes, HOST or HOST:PORT, beside the addresses in Git")
 	flags.StringVar(&config.GossipKeyFile, "gossip-key-file", "", "file with the keys of membership's encryption, one a line; derived from the introduction when empty")
+	flags.StringVar(&config.Journal, "journal", "", "file to add every document to that this node publishes, to look into how nodes agreed; it only grows")
 	flags.StringVar(&config.HintSecretFile, "hint-secret-file", "", "file with the secret that hints are signed with; unsigned hints are taken when empty")
 	flags.DurationVar(&config.PollInterval, "poll-interval", agent.DefaultPollInterval, "time between two looks at the remote without a hint")
 	flags.StringVar(&config.PodLogDir, "pod-log-dir", agent.DefaultPodLogDir, "where containers' logs go")

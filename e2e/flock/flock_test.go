@@ -12,9 +12,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
-	"github.com/pleachdev/pleach/agent/api"
 	"github.com/pleachdev/pleach/e2e/lab"
 	"github.com/pleachdev/pleach/e2e/needs"
 )
@@ -38,28 +35,20 @@ type flock struct {
 	machines     []*machine
 	program      string
 	introduction string
-}
-
-// machine is one node; its disk stays when it is switched off.
-type machine struct {
-	*lab.Node
-	api *api.Client
+	recorder     *recorder
 }
 
 // newFlock starts n nodes that follow a repository with one app, without objects, and waits until each
-// has accepted it.
+// has accepted it. At the end of the test the checker of the simulator judges what the nodes published.
 func newFlock(t *testing.T, n int) *flock {
 	t.Helper()
 	needs.Root(t)
 	f := &flock{t: t, lab: lab.New(t)}
 	f.servers()
-	for i := range n {
-		node, err := f.lab.NewNode(t.Context(), fmt.Sprintf("node-%d", i+1))
-		f.must(err)
-		m := &machine{node, api.NewClient(filepath.Join(node.Dir, "pleach", api.SocketName))}
-		f.must(f.registry.Mirror(filepath.Join(m.dir(), "registries")))
-		f.must(m.Start(t.Context()))
-		f.machines = append(f.machines, m)
+	f.recorder = &recorder{dir: filepath.Join(f.lab.Dir, "journals")}
+	f.must(os.Mkdir(f.recorder.dir, 0o755))
+	for range n {
+		f.newMachine()
 	}
 	f.git.Hint("refs/heads/main", "http://"+f.machines[0].Addr.String()+":"+hintPort+"/hint", "")
 	f.enrol()
@@ -67,6 +56,7 @@ func newFlock(t *testing.T, n int) *flock {
 		f.startAgent(m)
 	}
 	f.waitHead(f.repo.Head(), f.machines...)
+	t.Cleanup(f.judge)
 	t.Cleanup(func() {
 		if t.Failed() {
 			f.explain()
@@ -163,36 +153,6 @@ func (f *flock) enrol() {
 	f.repo.Push()
 }
 
-// dir is the agent's directory as seen from outside.
-func (m *machine) dir() string { return filepath.Join(m.Dir, "pleach") }
-
-func (f *flock) startAgent(m *machine) {
-	f.t.Helper()
-	args := []string{
-		f.program, "agent", "--node", m.Name, "--remote", f.git.NodeURL("flock"), "--introduction", f.introduction, "--listen", ":" + hintPort,
-	}
-	for _, other := range f.machines {
-		if other != m {
-			args = append(args, "--join", other.Addr.String())
-		}
-	}
-	_, err := m.StartAgent(args...)
-	f.must(err)
-}
-
-// kill pulls the plug: all processes end, and what was in memory is lost.
-func (f *flock) kill(m *machine) {
-	f.t.Helper()
-	f.must(m.PowerOff())
-}
-
-// boot switches a machine on again, with its disk.
-func (f *flock) boot(m *machine) {
-	f.t.Helper()
-	f.must(m.Start(f.t.Context()))
-	f.startAgent(m)
-}
-
 func (f *flock) wait(what string, condition lab.Condition) {
 	f.t.Helper()
 	lab.Wait(f.t, patience, what, condition)
@@ -216,54 +176,4 @@ func (f *flock) waitHead(id string, nodes ...*machine) {
 			return nil
 		})
 	}
-}
-
-// own returns the pods that a node itself runs, by what its agent says of them, not its documents.
-func (m *machine) own(ctx context.Context) ([]*corev1.Pod, error) {
-	kind, err := api.FindKind("pods")
-	if err != nil {
-		return nil, err
-	}
-	objects, err := m.api.List(ctx, kind, api.ListOptions{})
-	if err != nil {
-		return nil, err
-	}
-	var out []*corev1.Pod
-	for _, o := range objects {
-		if p, ok := o.(*corev1.Pod); ok && p.Spec.NodeName == m.Name && p.DeletionTimestamp == nil {
-			out = append(out, p)
-		}
-	}
-	return out, nil
-}
-
-// placed returns the names of ready pods by node, when there are exactly n and all of them are ready.
-func (f *flock) placed(ctx context.Context, n int, nodes ...*machine) (map[string][]string, error) {
-	out, all := map[string][]string{}, 0
-	for _, m := range nodes {
-		pods, err := m.own(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range pods {
-			all++
-			if !ready(p) {
-				return nil, fmt.Errorf("%s on %s is not ready", p.Name, m.Name)
-			}
-			out[m.Name] = append(out[m.Name], p.Name)
-		}
-	}
-	if all != n {
-		return nil, fmt.Errorf("%d pods, want %d: %v", all, n, out)
-	}
-	return out, nil
-}
-
-func ready(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }

@@ -2,105 +2,171 @@ package flock
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 	"testing"
+	"time"
+
+	"github.com/pleachdev/pleach/e2e/lab"
 )
 
-const web = `apiVersion: apps/v1
-kind: Deployment
-metadata:
-  name: web
-  namespace: default
-spec:
-  replicas: 6
-  selector:
-    matchLabels: {app: web}
-  template:
-    metadata:
-      labels: {app: web}
-    spec:
-      topologySpreadConstraints:
-      - maxSkew: 1
-        topologyKey: kubernetes.io/hostname
-        whenUnsatisfiable: ScheduleAnyway
-        labelSelector: {matchLabels: {app: web}}
-      containers:
-      - name: web
-        image: stefanprodan/podinfo:6.14.1
-        ports:
-        - {name: http, containerPort: 9898}
-        readinessProbe:
-          httpGet: {path: /readyz, port: http}
-          periodSeconds: 1
-`
-
-// TestNodeLost: six replicas over three nodes. A node is lost: its pods, and only they, are started
-// elsewhere. It comes back: no slot runs twice once it has settled.
-func TestNodeLost(t *testing.T) {
-	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	head := f.repo.Commit("six replicas")
-	f.repo.Push()
-	f.waitHead(head, f.machines...)
-	var before map[string][]string
-	f.wait("six replicas are spread", func(ctx context.Context) (err error) {
-		if before, err = f.placed(ctx, 6, f.machines...); err != nil {
-			return err
-		}
-		for _, m := range f.machines {
-			if len(before[m.Name]) != 2 {
-				return fmt.Errorf("got %v", before)
-			}
-		}
-		return nil
-	})
-	t.Run("pods reach each other", func(t *testing.T) {
-		pods, err := f.machines[1].own(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range pods {
-			for _, from := range f.machines {
-				out, err := from.Exec(t.Context(), f.program, "exec", before[from.Name][0], "--", "podcli", "check", "http", p.Status.PodIP+":9898/healthz")
-				if err != nil {
-					t.Errorf("from %s to %s: %s%v", from.Name, p.Name, out, err)
-				}
-			}
-		}
-	})
-	lost, rest := f.machines[2], f.machines[:2]
-	f.kill(lost)
-	var after map[string][]string
-	f.wait("its pods run elsewhere", func(ctx context.Context) (err error) {
-		after, err = f.placed(ctx, 6, rest...)
-		return err
-	})
-	for _, m := range rest {
+// stays fails the test when a pod of these nodes is not where it was.
+func (f *flock) stays(before, after map[string][]string, nodes ...*machine) {
+	f.t.Helper()
+	for _, m := range nodes {
 		for _, name := range before[m.Name] {
 			if !slices.Contains(after[m.Name], name) {
-				t.Errorf("%s on %s was replaced though its node was there", name, m.Name)
+				f.t.Errorf("%s is not on %s any more, though nothing happened to its node", name, m.Name)
 			}
 		}
 	}
+}
+
+// TestNodeLost: six replicas over three nodes, a node is lost and comes back, and then another is cut off
+// from the rest for a while.
+func TestNodeLost(t *testing.T) {
+	f := newFlock(t, 3)
+	f.repo.Write(appDir+"/web.yaml", web)
+	head := f.deploy("six replicas", f.machines...)
+	before := f.spread(6)
+	lost, rest := f.machines[2], f.machines[:2]
+	spectator := f.watchPods(f.machines...)
+
+	f.kill(lost)
+	after := f.settled(6, rest...)
+	f.stays(before, after, rest...)
+
+	replaced := time.Now()
 	f.boot(lost)
 	f.waitHead(head, lost)
-	f.wait("each slot runs once", func(ctx context.Context) error {
-		settled, err := f.placed(ctx, 6, f.machines...)
-		if err != nil {
-			return err
+	back := f.settledWith(6, before[lost.Name])
+	f.stays(before, back, rest...)
+	f.always(spectator, 6, replaced.Add(near), "after the lost pods were replaced")
+	moved := 0
+	for _, name := range all(back) {
+		if !slices.Contains(all(before), name) && !slices.Contains(all(after), name) {
+			moved++
 		}
-		for _, m := range rest {
-			for _, name := range before[m.Name] {
-				if !slices.Contains(settled[m.Name], name) {
-					t.Errorf("%s left %s", name, m.Name)
+	}
+	if moved > 0 {
+		t.Errorf("%d pods were started a second time: %v, then %v, then %v", moved, before, after, back)
+	}
+
+	// One is cut off from two, which cannot tell it from a dead one.
+	alone := f.machines[0]
+	rest = f.machines[1:]
+	f.recorder.setQuiet(false)
+	parted := time.Now()
+	heal := f.split(alone)
+	f.wait("the two replace what they do not see", func(ctx context.Context) error {
+		_, err := f.placed(ctx, 6, rest...)
+		return err
+	})
+	own, err := alone.own(t.Context())
+	f.must(err)
+	if len(own) != len(back[alone.Name]) {
+		t.Errorf("the node that is cut off runs %d pods, and ran %v", len(own), back[alone.Name])
+	}
+	heal()
+	f.within(30*time.Second, "after the split each slot runs once", 6)
+	f.always(spectator, 6, parted.Add(near), "since the split")
+}
+
+// TestHalves: two nodes against two. That so many vanish at once may be the network: nobody moves anything
+// for half a minute, and everybody runs on.
+func TestHalves(t *testing.T) {
+	f := newFlock(t, 4)
+	f.repo.Write(appDir+"/web.yaml", web)
+	f.deploy("six replicas", f.machines...)
+	before := f.spread(6)
+	spectator := f.watchPods(f.machines...)
+	f.recorder.setQuiet(false)
+	parted := time.Now()
+	heal := f.split(f.machines[2:]...)
+	f.wait("every node sees two gone", func(ctx context.Context) error {
+		for _, m := range f.machines {
+			st, err := m.api.Status(ctx)
+			if err != nil {
+				return err
+			}
+			away := 0
+			for _, n := range st.Nodes {
+				if n.Standing != "" && n.Standing != "Alive" {
+					away++
 				}
 			}
-		}
-		if strings.Join(settled[lost.Name], " ") == strings.Join(before[lost.Name], " ") {
-			return fmt.Errorf("the pods of before the loss run on %s", lost.Name)
+			if away != 2 {
+				return fmt.Errorf("%s misses %d nodes", m.Name, away)
+			}
 		}
 		return nil
 	})
+	lab.Hold(t, 8*time.Second, "nobody moves anything", func(ctx context.Context) error {
+		for _, m := range f.machines {
+			pods, err := m.own(ctx)
+			if err != nil {
+				return err
+			}
+			for _, p := range pods {
+				if !slices.Contains(before[m.Name], p.Name) {
+					return errors.New(p.Name + " was started on " + m.Name)
+				}
+			}
+		}
+		return nil
+	})
+	heal()
+	f.within(30*time.Second, "after the split each slot runs once", 6)
+	f.always(spectator, 6, parted.Add(near), "since the split")
+}
+
+// spread waits until so many pods are spread evenly over all nodes.
+func (f *flock) spread(n int) map[string][]string {
+	f.t.Helper()
+	var out map[string][]string
+	f.wait(fmt.Sprintf("%d pods are spread", n), func(ctx context.Context) (err error) {
+		if out, err = f.placed(ctx, n, f.machines...); err != nil {
+			return err
+		}
+		for _, m := range f.machines {
+			if have := len(out[m.Name]); have < n/len(f.machines) || have > (n+len(f.machines)-1)/len(f.machines) {
+				return fmt.Errorf("got %v", out)
+			}
+		}
+		return nil
+	})
+	f.recorder.setQuiet(true)
+	return out
+}
+
+// settledWith is settled on all nodes, when none of the gone pods is there.
+func (f *flock) settledWith(n int, gone []string) map[string][]string {
+	f.t.Helper()
+	f.wait("what was lost is not there again", func(ctx context.Context) error {
+		placed, err := f.placed(ctx, n, f.machines...)
+		if err != nil {
+			return err
+		}
+		for names := range maps.Values(placed) {
+			for _, name := range gone {
+				if slices.Contains(names, name) {
+					return errors.New(name + " is there")
+				}
+			}
+		}
+		return nil
+	})
+	return f.settled(n, f.machines...)
+}
+
+// within is settled with a bound on the time.
+func (f *flock) within(d time.Duration, what string, n int) {
+	f.t.Helper()
+	lab.Wait(f.t, d, what, func(ctx context.Context) error {
+		_, err := f.placed(ctx, n, f.machines...)
+		return err
+	})
+	f.recorder.setQuiet(true)
 }

@@ -46,6 +46,7 @@ type Node struct {
 	ended   chan struct{}
 	running []*Process // what Run started; some may have ended
 	agent   *Process
+	frozen  bool
 }
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,12}[a-z0-9])?$`)
@@ -176,6 +177,9 @@ func (n *Node) offLocked() error {
 		// for that one before.
 		if err := n.first.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			errs = append(errs, err)
+		}
+		if n.frozen {
+			errs = append(errs, n.freezeLocked(false)) // what is frozen does not end
 		}
 		select {
 		case <-n.ended:

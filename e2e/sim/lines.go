@@ -141,3 +141,12 @@ func Read(in io.Reader) (*Recording, error) {
 	}
 	return r, nil
 }
+
+// Story tells the faults of a recording, as far as it can be told: what nodes did not say is not known.
+func (r *Recording) Story() []Line {
+	var out []Line
+	for _, f := range r.Faults {
+		out = append(out, Line{At: f.At, Text: f.words(r.name)})
+	}
+	return out
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -96,6 +97,9 @@ func (r *Recording) whole() *Violation {
 	plan, first := "", ""
 	for _, name := range sortedKeys(docs) {
 		d := docs[name]
+		if head.Nodes != nil && !slices.Contains(head.Nodes, name) {
+			continue // it was removed, and nobody hears it
+		}
 		for _, app := range head.Apps {
 			if d.Accepted[app].Level != head.Level {
 				return fail(name, "", "has accepted %s of %s, and %s is the head", short(d.Accepted[app].ID), app, short(head.ID))

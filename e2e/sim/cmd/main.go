@@ -167,7 +167,7 @@ func judge(file string) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	if v := sim.Check(r); v != nil {
-		sim.Tell(os.Stdout, sim.Life{Nodes: len(r.Names), Calm: r.End}, r, nil, v)
+		sim.Tell(os.Stdout, sim.Life{Nodes: len(r.Names), Calm: r.End}, r, r.Story(), v)
 		return fmt.Errorf("%s breaks a rule", file)
 	}
 	all, second := r.Starts()

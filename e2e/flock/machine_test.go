@@ -1,0 +1,162 @@
+package flock
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/pleachdev/pleach/agent/api"
+	"github.com/pleachdev/pleach/e2e/lab"
+	"github.com/pleachdev/pleach/e2e/sim"
+)
+
+// machine is one node; its disk stays when it is switched off. What is done to it is recorded.
+type machine struct {
+	*lab.Node
+	api   *api.Client
+	under func() // ends the fault that it is off, or without an agent; nil when it is neither
+}
+
+// newMachine makes the next machine and switches it on. Nothing runs there yet.
+func (f *flock) newMachine() *machine {
+	f.t.Helper()
+	node, err := f.lab.NewNode(f.t.Context(), fmt.Sprintf("node-%d", len(f.machines)+1))
+	f.must(err)
+	m := &machine{Node: node, api: api.NewClient(filepath.Join(node.Dir, "pleach", api.SocketName))}
+	f.must(f.registry.Mirror(filepath.Join(m.dir(), "registries")))
+	f.must(m.Start(f.t.Context()))
+	f.machines = append(f.machines, m)
+	return m
+}
+
+// dir is the agent's directory as seen from outside.
+func (m *machine) dir() string { return filepath.Join(m.Dir, "pleach") }
+
+// startAgent starts the agent of a machine that is on.
+func (f *flock) startAgent(m *machine) {
+	f.t.Helper()
+	args := []string{
+		f.program, "agent", "--node", m.Name, "--remote", f.git.NodeURL("flock"), "--introduction", f.introduction, "--listen", ":" + hintPort,
+		"--journal", f.recorder.journal(m.Name),
+	}
+	for _, other := range f.machines {
+		if other != m {
+			args = append(args, "--join", other.Addr.String())
+		}
+	}
+	_, err := m.StartAgent(args...)
+	f.must(err)
+	m.mended()
+}
+
+func (m *machine) mended() {
+	if m.under != nil {
+		m.under()
+		m.under = nil
+	}
+}
+
+// kill pulls the plug: all processes end, and what was in memory is lost.
+func (f *flock) kill(m *machine) {
+	f.t.Helper()
+	m.under = f.recorder.begin(sim.PowerOff, m.Name)
+	f.must(m.PowerOff())
+}
+
+// boot switches a machine on again, with its disk.
+func (f *flock) boot(m *machine) {
+	f.t.Helper()
+	f.must(m.Start(f.t.Context()))
+	f.startAgent(m)
+}
+
+// killAgent ends the agent alone, at once. The pods run on.
+func (f *flock) killAgent(m *machine) {
+	f.t.Helper()
+	m.under = f.recorder.begin(sim.Restart, m.Name)
+	f.must(m.KillAgent())
+}
+
+// endAgent asks the agent to end, as systemd does, and waits for it.
+func (f *flock) endAgent(m *machine) {
+	f.t.Helper()
+	m.under = f.recorder.begin(sim.Restart, m.Name)
+	agent := m.Agent()
+	f.must(agent.Signal(syscall.SIGTERM))
+	f.must(agent.Wait(f.t.Context()))
+}
+
+// wipe replaces the disk of a machine that is off, but for what the machine's owner has put there.
+func (f *flock) wipe(m *machine) {
+	f.t.Helper()
+	f.recorder.begin(sim.Forget, m.Name)()
+	f.must(os.RemoveAll(m.dir()))
+	f.must(f.registry.Mirror(filepath.Join(m.dir(), "registries")))
+}
+
+// split lets nobody outside of a group hear who is inside, and nobody inside who is outside. Git and the
+// registry are heard by all.
+func (f *flock) split(group ...*machine) (heal func()) {
+	f.t.Helper()
+	var names []string
+	inside := map[*machine]bool{}
+	for _, m := range group {
+		names, inside[m] = append(names, m.Name), true
+	}
+	end := f.recorder.begin(sim.Partition, "", names...)
+	for _, a := range f.machines {
+		for _, b := range f.machines {
+			if inside[a] != inside[b] {
+				f.must(f.underlay.Cut(a.Node, b.Node))
+			}
+		}
+	}
+	return f.heal(end)
+}
+
+// heal mends all cables, and notes the ends of faults.
+func (f *flock) heal(ends ...func()) func() {
+	return func() {
+		f.t.Helper()
+		f.must(f.underlay.Heal())
+		for _, end := range ends {
+			end()
+		}
+	}
+}
+
+// isolate takes machines off the network, Git and registry included.
+func (f *flock) isolate(group ...*machine) (heal func()) {
+	f.t.Helper()
+	var names []string
+	for _, m := range group {
+		names = append(names, m.Name)
+	}
+	end := f.recorder.begin(sim.Partition, "", names...)
+	for _, m := range group {
+		f.must(f.underlay.Isolate(m.Node))
+	}
+	return f.heal(end)
+}
+
+// withoutGit lets a machine reach its peers and not the servers.
+func (f *flock) withoutGit(m *machine) (heal func()) {
+	f.t.Helper()
+	end := f.recorder.begin(sim.GitAway, m.Name)
+	f.must(f.underlay.Cut(m.Node, nil))
+	f.must(f.underlay.Cut(nil, m.Node))
+	return f.heal(end)
+}
+
+// freeze stops a machine as it stands: nobody is answered, and nobody hears of it.
+func (f *flock) freeze(m *machine) (thaw func()) {
+	f.t.Helper()
+	end := f.recorder.begin(sim.Partition, "", m.Name)
+	f.must(m.Freeze(true))
+	return func() {
+		f.t.Helper()
+		f.must(m.Freeze(false))
+		end()
+	}
+}

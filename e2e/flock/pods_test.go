@@ -1,0 +1,120 @@
+package flock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pleachdev/pleach/agent/api"
+)
+
+// own returns the pods that a node itself runs, by what its agent says of them, not its documents.
+func (m *machine) own(ctx context.Context) ([]*corev1.Pod, error) {
+	kind, err := api.FindKind("pods")
+	if err != nil {
+		return nil, err
+	}
+	objects, err := m.api.List(ctx, kind, api.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var out []*corev1.Pod
+	for _, o := range objects {
+		if p, ok := o.(*corev1.Pod); ok && p.Spec.NodeName == m.Name && p.DeletionTimestamp == nil {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// placed returns the names of ready pods by node, when there are exactly n and all of them are ready.
+func (f *flock) placed(ctx context.Context, n int, nodes ...*machine) (map[string][]string, error) {
+	out, all := map[string][]string{}, 0
+	for _, m := range nodes {
+		pods, err := m.own(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range pods {
+			all++
+			if !ready(p) {
+				return nil, fmt.Errorf("%s on %s is not ready", p.Name, m.Name)
+			}
+			out[m.Name] = append(out[m.Name], p.Name)
+		}
+	}
+	if all != n {
+		return nil, fmt.Errorf("%d pods, want %d: %v", all, n, out)
+	}
+	return out, nil
+}
+
+func ready(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// all are the names of placed pods, sorted.
+func all(placed map[string][]string) []string {
+	return slices.Sorted(func(yield func(string) bool) {
+		for _, names := range maps.All(placed) {
+			for _, n := range names {
+				if !yield(n) {
+					return
+				}
+			}
+		}
+	})
+}
+
+// settled waits until exactly n pods run on these nodes, all ready and no other there, and returns their
+// names by node. The flock is quiet then: the checker holds it against the head.
+func (f *flock) settled(n int, nodes ...*machine) map[string][]string {
+	f.t.Helper()
+	var out map[string][]string
+	f.wait(fmt.Sprintf("%d pods run, each slot once", n), func(ctx context.Context) (err error) {
+		out, err = f.placed(ctx, n, nodes...)
+		return err
+	})
+	f.recorder.setQuiet(true)
+	return out
+}
+
+// rolled waits until all of n pods run this image.
+func (f *flock) rolled(n int, image string, nodes ...*machine) map[string][]string {
+	f.t.Helper()
+	f.wait(fmt.Sprintf("%d pods run %s", n, image), func(ctx context.Context) error {
+		for _, m := range nodes {
+			pods, err := m.own(ctx)
+			if err != nil {
+				return err
+			}
+			for _, p := range pods {
+				if p.Spec.Containers[0].Image != image {
+					return errors.New(p.Name + " has another image")
+				}
+			}
+		}
+		_, err := f.placed(ctx, n, nodes...)
+		return err
+	})
+	return f.settled(n, nodes...)
+}
+
+// deploy commits the work tree, pushes, and waits until these nodes have accepted it.
+func (f *flock) deploy(message string, nodes ...*machine) string {
+	f.t.Helper()
+	f.recorder.setQuiet(false)
+	id := f.repo.Commit(message)
+	f.repo.Push()
+	f.waitHead(id, nodes...)
+	return id
+}
