@@ -13,9 +13,6 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
-	"github.com/pleachdev/pleach/agent/api"
 	"github.com/pleachdev/pleach/e2e/sim"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/gitstore"
@@ -153,9 +150,6 @@ func (f *flock) history(ctx context.Context) ([]sim.Committed, error) {
 		c := sim.CommittedOf(a.Head, a.Objects())
 		for _, n := range a.Nodes {
 			c.Nodes = append(c.Nodes, n.Name)
-			if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == api.DrainTaint }) {
-				c.Leaving = append(c.Leaving, n.Name)
-			}
 		}
 		out = append(out, c)
 	}
