@@ -336,7 +336,7 @@ func TestPlanIsTheSameOnARM64(t *testing.T) {
 func TestPlanLoadsEvenly(t *testing.T) {
 	in := flock(1000, 20000, 4)
 	r := Plan(in)
-	mean, p99, open := balance(in, func(key string) string { a, _ := r.Find(key); return a.Node })
+	mean, p99, open := Balance(in, func(key string) string { a, _ := r.Find(key); return a.Node })
 	if p99*100 > mean*110 || open > 0 {
 		t.Errorf("p99 of the share is %d ‰, the mean %d ‰, %d slots have no node", p99, mean, open)
 	}

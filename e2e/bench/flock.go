@@ -18,14 +18,13 @@ import (
 	"github.com/pleachdev/pleach/reconcile"
 )
 
-// flock is one node with what it follows, and the table of what was measured there.
+// flock is nodes with what they follow. What is said of the node is said of the first.
 type flock struct {
-	options
-	task
-	table table
+	*bench
 
 	lab          *lab.Lab
 	git          *lab.GitServer
+	machines     []*member
 	node         *lab.Node
 	repo         *lab.Repo
 	api          *api.Client
@@ -41,11 +40,20 @@ const (
 	patience = 2 * time.Minute // with anything
 )
 
+// member is one node of the flock.
+type member struct {
+	*lab.Node
+	api *api.Client
+}
+
+// dir is the agent's directory as seen from outside of the machine.
+func (m *member) dir() string { return filepath.Join(m.Dir, "pleach") }
+
 // agentDir is the agent's directory as seen from outside of the node.
 func (f *flock) agentDir() string { return filepath.Join(f.node.Dir, "pleach") }
 
-// setUp makes the servers, the image, the config repository and a node that is off.
-func (f *flock) setUp() error {
+// setUp makes the servers, the image, the config repository and nodes that are off.
+func (f *flock) setUp(count int) error {
 	program, err := filepath.Abs(f.pleach)
 	if err != nil {
 		return err
@@ -80,14 +88,24 @@ func (f *flock) setUp() error {
 		return err
 	}
 	f.image = registry.NodeAddress() + "/podinfo:1.0"
-	if f.node, err = f.lab.NewNode(f.ctx, nodeName); err != nil {
-		return err
+	for i := range count {
+		name := nodeName
+		if i > 0 {
+			name = fmt.Sprintf("%s-%d", nodeName, i+1)
+		}
+		node, err := f.lab.NewNode(f.ctx, name)
+		if err != nil {
+			return err
+		}
+		m := &member{Node: node}
+		m.api = api.NewClient(filepath.Join(m.dir(), api.SocketName))
+		if err := registry.Mirror(filepath.Join(m.dir(), "registries")); err != nil {
+			return err
+		}
+		f.machines = append(f.machines, m)
 	}
-	if err := registry.Mirror(filepath.Join(f.agentDir(), "registries")); err != nil {
-		return err
-	}
+	f.node, f.api = f.machines[0].Node, f.machines[0].api
 	f.git.Hint(branch, "http://"+f.node.Addr.String()+":"+port+"/hint", "")
-	f.api = api.NewClient(filepath.Join(f.agentDir(), api.SocketName))
 	return f.initRepo()
 }
 
@@ -99,13 +117,20 @@ func (f *flock) initRepo() error {
 		return err
 	}
 	dir := filepath.Join(f.lab.Dir, "config")
-	out, err := exec.CommandContext(f.ctx, f.pleach, "init", dir, "--cluster", "bench", "--node", nodeName, "--dir", f.agentDir(),
-		"--signing-key", key.File, "--author-name", "Bench", "--author-email", user).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("pleach init: %w: %s", err, out)
+	for i, m := range f.machines {
+		args := []string{"init", dir, "--cluster", "bench", "--node", m.Name, "--dir", m.dir()}
+		if i > 0 {
+			args = []string{"node", "add", m.Name, "-C", dir, "--address", m.Addr.String(), "--dir", m.dir()}
+		}
+		args = append(args, "--signing-key", key.File, "--author-name", "Bench", "--author-email", user)
+		if out, err := exec.CommandContext(f.ctx, f.pleach, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("pleach %s: %w: %s", args[0], err, out)
+		}
+		if i == 0 {
+			f.repo = f.lab.OpenRepo(f, key, dir)
+			f.introduction = f.repo.Head()
+		}
 	}
-	f.repo = f.lab.OpenRepo(f, key, dir)
-	f.introduction = f.repo.Head()
 	f.repo.Git("remote", "add", "origin", f.git.URL("flock"))
 	f.repo.Replace("pleach.yaml", "name: hello", "name: bench")
 	f.repo.Replace("pleach.yaml", "path: apps/hello", "path: apps/bench")
@@ -118,11 +143,15 @@ func (f *flock) initRepo() error {
 
 // startAgent starts the node's agent and returns at once.
 func (f *flock) startAgent(flags ...string) (*lab.Process, error) {
+	return f.startAgentOn(f.machines[0], flags...)
+}
+
+func (f *flock) startAgentOn(m *member, flags ...string) (*lab.Process, error) {
 	args := []string{
-		f.pleach, "agent", "--node", nodeName, "--remote", f.git.NodeURL("flock"), "--introduction", f.introduction,
+		f.pleach, "agent", "--node", m.Name, "--remote", f.git.NodeURL("flock"), "--introduction", f.introduction,
 		"--listen", ":" + port, "--log-level", "debug",
 	}
-	return f.node.StartAgent(append(args, flags...)...)
+	return m.StartAgent(append(args, flags...)...)
 }
 
 // restartAgent replaces the agent by one with other flags, and waits until it is at work.
@@ -194,7 +223,7 @@ spec:
       labels:
         app: %[1]s
         version: "%[3]s"
-    spec:
+    spec:%[5]s
       containers:
         - name: podinfo
           image: %[4]s
@@ -216,7 +245,22 @@ spec:
               memory: 16Mi
             limits:
               memory: 64Mi
-`, d.name, d.replicas, d.version, f.image))
+`, d.name, d.replicas, d.version, f.image, f.apart(d)))
+}
+
+// apart is the rule that spreads a deployment over the nodes, where there are several.
+func (f *flock) apart(d deployment) string {
+	if len(f.machines) == 1 {
+		return ""
+	}
+	return fmt.Sprintf(`
+      topologySpreadConstraints:
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector:
+            matchLabels:
+              app: %s`, d.name)
 }
 
 // deploy pushes a deployment and waits until all of its pods are ready.
@@ -331,7 +375,7 @@ func (f *flock) keepLogs() {
 		return
 	}
 	files, _ := filepath.Glob(filepath.Join(f.lab.Dir, "*.log"))
-	if f.node != nil {
+	if len(f.machines) == 1 { // of several they have the same names
 		inside, _ := filepath.Glob(filepath.Join(f.agentDir(), "logs", "*.log"))
 		files = append(files, inside...)
 	}

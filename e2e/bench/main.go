@@ -1,7 +1,8 @@
-// Command bench measures a node of the laboratory and prints one table, in Markdown: what was
-// measured, what Pleach promises, and the machine. It needs root and what "make build" makes.
+// Command bench measures Pleach and prints one table, in Markdown: what was measured, what Pleach
+// promises, and the machine. First comes the code that decides, alone; then nodes of the laboratory,
+// for which it needs root and what "make build" makes.
 //
-// Everything is the real thing: a Git server over HTTP, a registry, an agent that is told of each
+// There everything is the real thing: a Git server over HTTP, a registry, agents that are told of each
 // push by a hint, containerd, and the sample app with its probes. A goal that is missed is in the
 // table and no failure, because it depends on the machine and on what else runs there; a step that
 // does not succeed is one.
@@ -39,14 +40,30 @@ func (o options) count(n, quick int) int {
 	return n
 }
 
-// benchmark is one entry of the table's first column.
-type benchmark struct {
-	name string
-	run  func(*flock) error
+// bench is the command line, and the table of what was measured.
+type bench struct {
+	options
+	task
+	table table
 }
 
-// benchmarks run in this order on one node, which each leaves without pods.
-var benchmarks = []benchmark{
+// benchmark is one entry of the table's first column, measured on T.
+type benchmark[T any] struct {
+	name string
+	run  func(T) error
+}
+
+// pure need neither root nor a machine of the laboratory: the code that decides, alone.
+var pure = []benchmark[*bench]{
+	{"placement", (*bench).placement},
+	{"scheduler", (*bench).scheduler},
+	{"pass", (*bench).pass},
+	{"spread", (*bench).spread},
+	{"sim", (*bench).sim},
+}
+
+// single run in this order on one node, which each leaves without pods.
+var single = []benchmark[*flock]{
 	{"start", (*flock).start},
 	{"push", (*flock).push},
 	{"poll", (*flock).poll},
@@ -55,12 +72,16 @@ var benchmarks = []benchmark{
 	{"restart", (*flock).restart},
 }
 
+// several open a laboratory of their own each, with as many nodes as they need.
+var several = []benchmark[*bench]{
+	{"three", (*bench).three},
+	{"loss", (*bench).loss},
+	{"twenty", (*bench).twenty},
+}
+
 func main() {
 	var o options
-	var names []string
-	for _, b := range benchmarks {
-		names = append(names, b.name)
-	}
+	names := slices.Concat(namesOf(pure), namesOf(single), namesOf(several))
 	flag.BoolVar(&o.quick, "quick", false, "few repetitions: to see that everything works, not how fast")
 	flag.IntVar(&o.runs, "runs", 20, "pushes to measure")
 	flag.StringVar(&o.only, "only", "", "one of "+strings.Join(names, ", "))
@@ -80,35 +101,62 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, o options) (err error) {
-	if os.Geteuid() != 0 {
-		return errors.New("containers need root")
+func namesOf[T any](list []benchmark[T]) []string {
+	var names []string
+	for _, b := range list {
+		names = append(names, b.name)
+	}
+	return names
+}
+
+func run(ctx context.Context, o options) error {
+	alone := slices.Contains(namesOf(pure), o.only)
+	if os.Geteuid() != 0 && !alone {
+		return fmt.Errorf("containers need root; without: -only %s", strings.Join(namesOf(pure), ", -only "))
 	}
 	if o.quick {
 		o.runs = min(o.runs, 3)
 	}
+	b := &bench{options: o, task: task{ctx}}
+	began, before := time.Now(), loadAverage()
+	err := measure(b, pure, b)
+	if err == nil && (o.only == "" || slices.Contains(namesOf(single), o.only)) {
+		err = b.oneNode()
+	}
+	if err == nil {
+		err = measure(b, several, b)
+	}
+	b.table.print(os.Stdout)
+	fmt.Printf("\n%s. Load average %s before, %s after %s.\n", machine(), before, loadAverage(), time.Since(began).Round(time.Second))
+	return err
+}
+
+// measure runs those of a list that were asked for.
+func measure[T any](b *bench, list []benchmark[T], on T) error {
+	for _, m := range list {
+		// The first start brings the one node up, so it is always among what runs there.
+		if b.only != "" && b.only != m.name && m.name != "start" {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "==> %s\n", m.name)
+		if err := b.try(func() error { return m.run(on) }); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
+	return nil
+}
+
+// oneNode makes the node that the single benchmarks share.
+func (b *bench) oneNode() (err error) {
 	l, err := lab.Open("")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	f := &flock{options: o, task: task{ctx}, lab: l}
+	f := &flock{bench: b, lab: l}
 	defer f.keepLogs()
-	if err := f.try(f.setUp); err != nil {
+	if err := f.try(func() error { return f.setUp(1) }); err != nil {
 		return err
 	}
-	began, before := time.Now(), loadAverage()
-	for _, b := range benchmarks {
-		// The first start brings the node up, so it is always among what runs.
-		if o.only != "" && o.only != b.name && b.name != "start" {
-			continue
-		}
-		fmt.Fprintf(os.Stderr, "==> %s\n", b.name)
-		if err := f.try(func() error { return b.run(f) }); err != nil {
-			return fmt.Errorf("%s: %w", b.name, err)
-		}
-	}
-	f.table.print(os.Stdout)
-	fmt.Printf("\n%s. Load average %s before, %s after %s.\n", machine(), before, loadAverage(), time.Since(began).Round(time.Second))
-	return nil
+	return measure(b, single, f)
 }
