@@ -103,6 +103,10 @@ check: setup lint-tools node-binaries ## lint, format, module tidiness, generate
 bench: setup build ## the benchmarks, as a table (root)
 	CGO_ENABLED=0 $(GO) run ./e2e/bench
 
+.PHONY: bench-peers
+bench-peers: setup build ## the same on several nodes, with Docker Swarm beside it where docker.io is installed (root)
+	CGO_ENABLED=0 $(GO) run ./e2e/bench -only three,loss,peers
+
 SEED  ?= 1
 SEEDS ?= 200
 NODES ?= 1,2,3

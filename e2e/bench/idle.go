@@ -50,15 +50,6 @@ func (f *flock) idle() error {
 	return f.remove(d)
 }
 
-func (f *flock) pause(d time.Duration) error {
-	select {
-	case <-f.ctx.Done():
-		return f.ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}
-
 // part is what a part of the node takes.
 type part struct {
 	pss, private int64

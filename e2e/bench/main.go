@@ -32,6 +32,12 @@ type options struct {
 	logs   string
 }
 
+// wanted reports whether any of the names was asked for. Without a list everything is.
+func (o options) wanted(names ...string) bool {
+	asked := strings.Split(o.only, ",")
+	return o.only == "" || slices.ContainsFunc(names, func(n string) bool { return slices.Contains(asked, n) })
+}
+
 // count is how often something is done: n times, less in a quick run.
 func (o options) count(n, quick int) int {
 	if o.quick {
@@ -79,17 +85,23 @@ var several = []benchmark[*bench]{
 	{"twenty", (*bench).twenty},
 }
 
+// others are measured only when one asks for them.
+var others = []benchmark[*bench]{
+	{"peers", (*bench).peers},
+}
+
 func main() {
 	var o options
-	names := slices.Concat(namesOf(pure), namesOf(single), namesOf(several))
+	names := slices.Concat(namesOf(pure), namesOf(single), namesOf(several), namesOf(others))
 	flag.BoolVar(&o.quick, "quick", false, "few repetitions: to see that everything works, not how fast")
 	flag.IntVar(&o.runs, "runs", 20, "pushes to measure")
-	flag.StringVar(&o.only, "only", "", "one of "+strings.Join(names, ", "))
+	flag.StringVar(&o.only, "only", "", "some of these, with commas between them: "+strings.Join(names, ", "))
 	flag.StringVar(&o.pleach, "pleach", "bin/pleach", "the program to measure")
 	flag.StringVar(&o.logs, "logs", "", "directory to copy the logs to in the end")
 	flag.Parse()
-	if o.only != "" && !slices.Contains(names, o.only) || flag.NArg() > 0 {
-		fmt.Fprintf(os.Stderr, "bench: -only is one of %s; there are no arguments\n", strings.Join(names, ", "))
+	unknown := func(n string) bool { return !slices.Contains(names, n) }
+	if o.only != "" && slices.ContainsFunc(strings.Split(o.only, ","), unknown) || flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "bench: -only is some of %s, with commas between them; there are no arguments\n", strings.Join(names, ", "))
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -110,9 +122,8 @@ func namesOf[T any](list []benchmark[T]) []string {
 }
 
 func run(ctx context.Context, o options) error {
-	alone := slices.Contains(namesOf(pure), o.only)
-	if os.Geteuid() != 0 && !alone {
-		return fmt.Errorf("containers need root; without: -only %s", strings.Join(namesOf(pure), ", -only "))
+	if os.Geteuid() != 0 && o.wanted(slices.Concat(namesOf(single), namesOf(several), namesOf(others))...) {
+		return fmt.Errorf("containers need root; without: -only %s", strings.Join(namesOf(pure), ","))
 	}
 	if o.quick {
 		o.runs = min(o.runs, 3)
@@ -120,11 +131,14 @@ func run(ctx context.Context, o options) error {
 	b := &bench{options: o, task: task{ctx}}
 	began, before := time.Now(), loadAverage()
 	err := measure(b, pure, b)
-	if err == nil && (o.only == "" || slices.Contains(namesOf(single), o.only)) {
+	if err == nil && o.wanted(namesOf(single)...) {
 		err = b.oneNode()
 	}
 	if err == nil {
 		err = measure(b, several, b)
+	}
+	if err == nil && o.only != "" {
+		err = measure(b, others, b)
 	}
 	b.table.print(os.Stdout)
 	fmt.Printf("\n%s. Load average %s before, %s after %s.\n", machine(), before, loadAverage(), time.Since(began).Round(time.Second))
@@ -135,7 +149,7 @@ func run(ctx context.Context, o options) error {
 func measure[T any](b *bench, list []benchmark[T], on T) error {
 	for _, m := range list {
 		// The first start brings the one node up, so it is always among what runs there.
-		if b.only != "" && b.only != m.name && m.name != "start" {
+		if !b.wanted(m.name) && m.name != "start" {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "==> %s\n", m.name)
@@ -159,4 +173,13 @@ func (b *bench) oneNode() (err error) {
 		return err
 	}
 	return measure(b, single, f)
+}
+
+func (b *bench) pause(d time.Duration) error {
+	select {
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }

@@ -60,25 +60,27 @@ func (f *flock) follows(machines ...*member) error {
 func (b *bench) three() error {
 	return b.nodes(3, func(f *flock) error {
 		began := f.traffic()
-		var total []time.Duration
-		for i := range f.runs + 1 {
-			d := deployment{fmt.Sprintf("push-%d", i), 6, "1"}
+		total := map[int][]time.Duration{}
+		for i := range 2*f.runs + 1 {
+			d := deployment{fmt.Sprintf("push-%d", i), []int{6, 3}[i%2], "1"}
 			took, err := f.pushed(d)
 			if err != nil {
 				return err
 			}
 			if i > 0 { // the first one pulls the image, on each node
-				total = append(total, took)
-				fmt.Fprintf(os.Stderr, "    %s: %s\n", d.name, seconds(took))
+				total[d.replicas] = append(total[d.replicas], took)
+				fmt.Fprintf(os.Stderr, "    %s, %d pods: %s\n", d.name, d.replicas, seconds(took))
 			}
 			if err := f.remove(d); err != nil {
 				return err
 			}
 		}
-		p50, p95 := quantile(total, .5), quantile(total, .95)
-		b.table.judge("three", fmt.Sprintf("git push → 6 new pods on 3 nodes Ready, p50 of %d", len(total)), seconds(p50), "≤ 1.20 s", p50 <= 1200*time.Millisecond)
-		b.table.judge("three", "the same, p95", seconds(p95), "≤ 2.50 s", p95 <= 2500*time.Millisecond)
-		f.judgeTraffic("three", "3 nodes while all that was pushed", began)
+		for _, n := range []int{3, 6} {
+			p50, p95 := quantile(total[n], .5), quantile(total[n], .95)
+			f.table.judge("three", fmt.Sprintf("git push → %d new pods on 3 nodes Ready, p50 of %d", n, len(total[n])), seconds(p50), "≤ 1.20 s", p50 <= 1200*time.Millisecond)
+			f.table.judge("three", "the same, p95", seconds(p95), "≤ 2.50 s", p95 <= 2500*time.Millisecond)
+		}
+		f.judgeTraffic("three", "3 nodes while all that was pushed and removed", began)
 		return f.quiet("three")
 	})
 }
@@ -110,8 +112,12 @@ type traffic struct {
 
 func (f *flock) traffic() traffic {
 	t := traffic{at: time.Now()}
-	for _, m := range f.machines {
-		t.reads += f.git.Reads(m.Addr.String())
+	// Polls ask for refs on a connection that stays open, without the question that begins others.
+	for _, r := range f.requests.all() {
+		ours := slices.ContainsFunc(f.machines, func(m *member) bool { return m.Addr.String() == r.Client })
+		if ours && r.Action != "git-receive-pack" {
+			t.reads++
+		}
 	}
 	for _, p := range f.git.Pushes() {
 		if p.Ref != branch {
@@ -212,9 +218,9 @@ func (b *bench) loss() error {
 			}
 		}
 		p50, p95 := quantile(took, .5), quantile(took, .95)
-		b.table.judge("loss", fmt.Sprintf("one of 5 nodes killed → its pods Ready elsewhere, p50 of %d pods", len(took)), seconds(p50), "≤ 12.00 s", p50 <= 12*time.Second)
-		b.table.judge("loss", "the same, p95", seconds(p95), "≤ 20.00 s", p95 <= 20*time.Second)
-		b.table.judge("loss", "pods of other nodes that were replaced meanwhile", fmt.Sprint(begun-kept), "0", begun == kept)
+		f.table.judge("loss", fmt.Sprintf("one of 5 nodes killed → its pods Ready elsewhere, p50 of %d pods", len(took)), seconds(p50), "≤ 12.00 s", p50 <= 12*time.Second)
+		f.table.judge("loss", "the same, p95", seconds(p95), "≤ 20.00 s", p95 <= 20*time.Second)
+		f.table.judge("loss", "pods of other nodes that were replaced meanwhile", fmt.Sprint(begun-kept), "0", begun == kept)
 		return nil
 	})
 }
@@ -225,6 +231,10 @@ func (b *bench) twenty() error {
 	return b.nodes(20, func(f *flock) error {
 		d := deployment{"web", 60, "1"}
 		if err := f.deploy(d); err != nil {
+			return err
+		}
+		// Until all that the start set off has ended: twenty nodes share the machine's processors.
+		if err := f.pause(time.Duration(f.count(60, 30)) * time.Second); err != nil {
 			return err
 		}
 		var spread []time.Duration
@@ -244,9 +254,10 @@ func (b *bench) twenty() error {
 				return err
 			}
 			spread = append(spread, took)
+			fmt.Fprintf(os.Stderr, "    %s: %s\n", f.repo.Head()[:12], seconds(took))
 		}
 		p50, worst := quantile(spread, .5), quantile(spread, 1)
-		b.table.judge("twenty", fmt.Sprintf("first of 20 nodes accepted a commit → the last: p50, worst of %d", len(spread)), seconds(p50)+", "+seconds(worst), "≤ 0.50 s", worst <= 500*time.Millisecond)
+		f.table.judge("twenty", fmt.Sprintf("first of 20 nodes accepted a commit → the last: p50, worst of %d", len(spread)), seconds(p50)+", "+seconds(worst), "≤ 0.50 s", worst <= 500*time.Millisecond)
 		if err := f.pause(time.Duration(f.count(60, 5)) * time.Second); err != nil {
 			return err
 		}
@@ -272,8 +283,8 @@ func (b *bench) twenty() error {
 		slices.Sort(pss)
 		slices.Sort(share)
 		last := len(pss) - 1
-		b.table.judge("twenty", "agent in a flock of 20 with 60 pods, PSS: median, largest", megabytes(pss[last/2])+", "+megabytes(pss[last]), "≤ 70 MB", pss[last] <= 70e6)
-		b.table.judge("twenty", "the same, of a core when nothing happens: median, largest", fmt.Sprintf("%.2f %%, %.2f %%", share[last/2], share[last]), "≤ 2 %", share[last] <= 2)
+		f.table.judge("twenty", "agent in a flock of 20 with 60 pods, PSS: median, largest", megabytes(pss[last/2])+", "+megabytes(pss[last]), "≤ 70 MB", pss[last] <= 70e6)
+		f.table.judge("twenty", "the same, of a core when nothing happens: median, largest", fmt.Sprintf("%.2f %%, %.2f %%", share[last/2], share[last]), "≤ 2 %", share[last] <= 2)
 		return nil
 	})
 }
