@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -207,10 +208,8 @@ func (s *swarm) worker(name string) (*lab.Node, error) {
 		return nil, err
 	}
 	for _, n := range s.nodes[1:] {
-		for _, t := range tasks {
-			if t == n.Name {
-				return n, nil
-			}
+		if slices.Contains(tasks, n.Name) {
+			return n, nil
 		}
 	}
 	return nil, fmt.Errorf("%s runs on the manager alone", name)

@@ -16,10 +16,10 @@ type Case struct {
 	Make  func() placement.Input
 }
 
-// perfFlock is scheduler_perf's: nodes of 4 cores and 32 GiB in three zones, and pods of 100m and 500Mi.
-func perfFlock(nodes, zones int) placement.Input {
+// perfFlock is scheduler_perf's: 5,000 nodes of 4 cores and 32 GiB in three zones, and pods of 100m and 500Mi.
+func perfFlock(zones int) placement.Input {
 	var in placement.Input
-	for i := range nodes {
+	for i := range 5000 {
 		name := fmt.Sprintf("node-%05d", i)
 		in.Nodes = append(in.Nodes, placement.Node{
 			Name: name, Labels: map[string]string{corev1.LabelHostname: name, corev1.LabelTopologyZone: fmt.Sprint("zone", i%zones)},
@@ -51,14 +51,14 @@ func perfRun(in placement.Input) placement.Input {
 // Cases are the shapes of scheduler_perf, with the floors of Kubernetes' CI at 5,000 nodes.
 var Cases = []Case{
 	{"Basic", 680, func() placement.Input {
-		in := perfFlock(5000, 3)
+		in := perfFlock(3)
 		perfPods(&in, "init", 1000, &placement.Constraints{}, 100, 0)
 		in = perfRun(in)
 		perfPods(&in, "pod", 10000, &placement.Constraints{}, 100, 0)
 		return in
 	}},
 	{"PodAffinity", 35, func() placement.Input {
-		in := perfFlock(5000, 1)
+		in := perfFlock(1)
 		c := &placement.Constraints{Labels: map[string]string{"color": "blue"}, Affinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: perfTerm(corev1.LabelTopologyZone, "blue")}}
 		perfPods(&in, "init", 5000, c, 100, 0)
 		in = perfRun(in)
@@ -66,7 +66,7 @@ var Cases = []Case{
 		return in
 	}},
 	{"PodAntiAffinity", 60, func() placement.Input {
-		in := perfFlock(5000, 3)
+		in := perfFlock(3)
 		c := &placement.Constraints{Labels: map[string]string{"color": "green"}, AntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: perfTerm(corev1.LabelHostname, "green")}}
 		perfPods(&in, "init", 1000, c, 100, 0)
 		in = perfRun(in)
@@ -74,7 +74,7 @@ var Cases = []Case{
 		return in
 	}},
 	{"PreferredPodAffinity", 90, func() placement.Input {
-		in := perfFlock(5000, 3)
+		in := perfFlock(3)
 		c := &placement.Constraints{Labels: map[string]string{"color": "red"}, Affinity: &corev1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{Weight: 1, PodAffinityTerm: perfTerm(corev1.LabelHostname, "red")[0]}}}}
 		perfPods(&in, "init", 5000, c, 100, 0)
 		in = perfRun(in)
@@ -82,7 +82,7 @@ var Cases = []Case{
 		return in
 	}},
 	{"TopologySpreading", 460, func() placement.Input {
-		in := perfFlock(5000, 3)
+		in := perfFlock(3)
 		c := &placement.Constraints{Labels: map[string]string{"color": "blue"}, Spread: []corev1.TopologySpreadConstraint{{
 			MaxSkew: 5, TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"color": "blue"}},
 		}}}
@@ -92,7 +92,7 @@ var Cases = []Case{
 		return in
 	}},
 	{"PreferredTopologySpreading", 340, func() placement.Input {
-		in := perfFlock(5000, 3)
+		in := perfFlock(3)
 		c := &placement.Constraints{Labels: map[string]string{"color": "blue"}, Spread: []corev1.TopologySpreadConstraint{{
 			MaxSkew: 5, TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"color": "blue"}},
 		}}}
@@ -102,14 +102,14 @@ var Cases = []Case{
 		return in
 	}},
 	{"Preemption", 570, func() placement.Input {
-		in := perfFlock(5000, 3)
+		in := perfFlock(3)
 		perfPods(&in, "init", 20000, &placement.Constraints{}, 900, 0)
 		in = perfRun(in)
 		perfPods(&in, "pod", 5000, &placement.Constraints{}, 3000, 10)
 		return in
 	}},
 	{"UnschedulableChurn", 590, func() placement.Input {
-		in := perfFlock(5000, 3)
+		in := perfFlock(3)
 		perfPods(&in, "churn", 5000, &placement.Constraints{}, 9000, 10)
 		perfPods(&in, "pod", 10000, &placement.Constraints{}, 100, 0)
 		return in
