@@ -1,6 +1,7 @@
 package main
 
 import (
+	"runtime"
 	"slices"
 	"time"
 
@@ -27,16 +28,28 @@ func processor(n int, f func()) time.Duration {
 	return quantile(took, .5)
 }
 
-// each returns how long each of n rounds took, in order of time; prepare and undo are not counted.
+// each returns the work of each of n rounds, sorted: the processor time of the thread, so that it does not
+// matter who else is on the machine. prepare and undo are not counted.
 func each(n int, prepare, measured, undo func(i int)) []time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var took []time.Duration
 	for i := range n {
 		prepare(i)
-		start := time.Now()
+		start := threadTime()
 		measured(i)
-		took = append(took, time.Since(start))
+		took = append(took, threadTime()-start)
 		undo(i)
 	}
 	slices.Sort(took)
 	return took
+}
+
+// threadTime is what this thread has used of the processors.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		panic(err) // every Linux has this clock
+	}
+	return time.Duration(t.Nano())
 }
