@@ -112,6 +112,48 @@ func TestOneTokenAtATime(t *testing.T) {
 	}
 }
 
+// TestAnAnswerIsOverBeforeItsPromise asks the same again and again, as a node does that waits for something
+// else meanwhile: while it may act on a yes, nobody else gets one.
+func TestAnAnswerIsOverBeforeItsPromise(t *testing.T) {
+	for _, kind := range []AskKind{AskClaim, AskToken} {
+		for without, want := range map[rule]bool{noRule: false, ruleAgain: true} {
+			w, a := asked(t, without)
+			if kind == AskToken {
+				runs := Instance{Slot: a.Slot, Revision: a.Revision, Epoch: 1, Node: "n1", UID: "x", Ready: true, ReadySince: w.now}
+				next := runs
+				next.Slot.Ordinal, next.UID = 1, "y"
+				w.in.Documents = []Document{{Node: "n1", Accepted: w.in.Accepted, Instances: []Instance{runs, next}}}
+				a = Ask{Kind: kind, To: "n0", From: "n1", Boot: 7, Slot: runs.Slot, UID: "x", Level: 1}
+			}
+			b := a
+			b.From = "n2"
+			if kind == AskToken {
+				b.Slot.Ordinal, b.UID = 1, "y"
+			} else {
+				b.Epoch = 2
+			}
+			var until time.Time
+			both, other := false, false
+			for range 100 {
+				if !until.IsZero() && w.reply(b).Yes {
+					other = true
+					both = both || w.now.Before(until)
+				}
+				if w.reply(a).Yes {
+					until = w.now.Add(2 * AnswerHolds) // by a clock of half the speed
+				}
+				w.tick(100 * time.Millisecond)
+			}
+			if both != want {
+				t.Errorf("%s, without rule %d: two may act at once: %v", kind, without, both)
+			}
+			if kind == AskToken && without == noRule && !other {
+				t.Error("who never uses its token keeps it from the others")
+			}
+		}
+	}
+}
+
 // TestAfterAReboot: what is on the disk waits for the others' documents, and does not run again when its
 // slot went on elsewhere.
 func TestAfterAReboot(t *testing.T) {

@@ -17,6 +17,7 @@ const (
 	startsFor   = 2 * time.Second // after its start a node promises nothing, and relies on nothing it may have promised
 	claimHolds  = 5 * time.Second // that nobody else gets the slot; by then the claim is in the registrar's documents
 	tokenHolds  = 5 * time.Second // unless documents show sooner that it was used
+	tokenAgain  = 3 * time.Second // for so long it is given to the same again, whose answer is then over before it is another's
 	wordHolds   = 2 * time.Second // that a pod stays whose node has said so
 	grantForget = time.Minute
 )
@@ -124,8 +125,10 @@ func (p *pass) mayClaim(out *Answer) {
 	key := claimKey{a.Slot, a.Revision}
 	old, given := p.index.registry.claims[key]
 	switch {
-	case given && old.ask == a:
-		return
+	case given && old.ask == a: // the promise begins anew, or it would end before the answer that rests on it
+		if p.in.without == ruleAgain {
+			return
+		}
 	case given && old.ask.From != a.From && p.in.Now.Sub(old.at) < claimHolds && p.in.without != ruleOnce:
 		out.Reason, out.until = fmt.Sprintf("node %s was given the slot", old.ask.From), old.at.Add(claimHolds)
 		return
@@ -134,7 +137,7 @@ func (p *pass) mayClaim(out *Answer) {
 	if given {
 		known = max(known, old.ask.Epoch)
 	}
-	if a.Epoch <= known && p.in.without != ruleOnce {
+	if a.Epoch <= known && !(given && old.ask == a) && p.in.without != ruleOnce {
 		out.Reason, out.Epoch = fmt.Sprintf("epoch %d of the slot was given before", known), known
 		return
 	}

@@ -8,6 +8,7 @@ const (
 	ruleEvidence      // a pod ends in favour of another on its node's word alone
 	ruleWord          // who has given its word does not end the pod for another
 	ruleOnce          // a registrar says yes once
+	ruleAgain         // an answer that is given again is over before its promise
 	ruleYoung         // a node that has just started promises nothing
 	ruleToken         // one slot of a workload at a time
 	ruleHeard         // nothing is claimed before everybody was heard

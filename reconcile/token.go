@@ -35,6 +35,10 @@ func (p *pass) mayChange(out *Answer) {
 		out.until = old.at.Add(tokenHolds)
 		return
 	}
+	if age := p.in.Now.Sub(old.at); given && old.ask == a && tokenAgain <= age && age < tokenHolds && p.in.without != ruleAgain {
+		out.Reason, out.until = fmt.Sprintf("was given the token of %s, and has not used it", w.name), old.at.Add(tokenHolds)
+		return
+	}
 	slots, release := p.slotsOf(w)
 	defer release()
 	under := 0
