@@ -46,8 +46,15 @@ func TestLives(t *testing.T) {
 // TestWhatSeedsTaught lives the lives again that once broke a rule, as they were after shrinking.
 func TestWhatSeedsTaught(t *testing.T) {
 	const at = time.Second
-	push := func(when time.Duration, w Workload) Event {
-		return Event{At: when, Kind: Push, Node: -1, Push: []Change{{To: w}}}
+	push := func(when time.Duration, workloads ...Workload) Event {
+		e := Event{At: when, Kind: Push, Node: -1}
+		for _, w := range workloads {
+			e.Push = append(e.Push, Change{To: w})
+		}
+		return e
+	}
+	serve := func(when time.Duration, m Machine) Event {
+		return Event{At: when, Kind: Push, Node: -1, Push: []Change{{Machine: m, OfNode: true}}}
 	}
 	logs := func(image, surge, unavailable int) Workload {
 		return Workload{Name: "logs", App: "tools", Kind: "DaemonSet", Image: image, Surge: surge, Unavailable: unavailable}
@@ -55,6 +62,12 @@ func TestWhatSeedsTaught(t *testing.T) {
 	api := func(image int) Workload {
 		return Workload{Name: "api", App: "tools", Kind: "Deployment", Replicas: 4, Surge: 1, Image: image}
 	}
+	wide := func(image int) Workload {
+		w := api(image)
+		w.Surge = 2
+		return w
+	}
+	batch := Workload{Name: "batch", App: "shop", Kind: "Deployment", Recreate: true, Replicas: 2, Image: 3}
 	for _, x := range []struct {
 		name, taught string
 		life         Life
@@ -81,6 +94,22 @@ func TestWhatSeedsTaught(t *testing.T) {
 				push(1*at, logs(1, 1, 0)), push(29*at, logs(badImage, 1, 0)),
 				{At: 47 * at, Kind: PowerOff, For: 50 * at},
 				push(120*at, logs(2, 1, 0)),
+			},
+		}},
+		{"two old pods on a drained node", "of two pods of earlier revisions on one drained node, the one that is not ready withdraws", Life{
+			Seed: 60001, Nodes: 3, Calm: 360 * at, Events: []Event{
+				push(1*at, wide(2), batch, logs(4, 1, 0)), push(64799*at/1000, wide(badImage)),
+				serve(304*at, Machine{Node: 1, Drained: true}),
+				push(360*at, wide(20)),
+			},
+		}},
+		{"in service again in the middle of a move", "a slot that moves counts for maxSurge also when its node is in service again before the move is over", Life{
+			Seed: 3, Nodes: 2, Calm: 120 * at, Events: []Event{
+				push(1*at, api(1)),
+				{At: 38 * at, Kind: SlowPods, Node: -1, For: 60 * at},
+				serve(40*at, Machine{Node: 1, Drained: true}),
+				{At: 47 * at, Kind: Push, Node: -1, Push: []Change{{To: api(2)}, {Machine: Machine{Node: 1}, OfNode: true}}},
+				push(120*at, api(3)),
 			},
 		}},
 		{"hears and is not heard", "a node that hears and is not heard rolls by its own count: the bounds hold on each side", Life{
