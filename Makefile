@@ -113,8 +113,8 @@ NODES ?= 1,2,3
 HOURS ?= 0.1
 
 .PHONY: sim
-sim: ## live the lives of simulated flocks under faults: SEED= SEEDS= NODES= HOURS= (docs/testing.md)
-	CGO_ENABLED=0 $(GO) run ./e2e/sim/cmd -seed $(SEED) -seeds $(SEEDS) -nodes $(NODES) -hours $(HOURS)
+sim: ## live the lives of simulated flocks under faults: SEED= SEEDS= NODES= HOURS= FLAGS= (docs/testing.md)
+	CGO_ENABLED=0 $(GO) run ./e2e/sim/cmd -seed $(SEED) -seeds $(SEEDS) -nodes $(NODES) -hours $(HOURS) $(FLAGS)
 
 .PHONY: lint-tools
 lint-tools: bin/golangci-lint ## build the linter of tools/go.mod (minutes, the first time)
