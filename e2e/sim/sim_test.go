@@ -26,7 +26,7 @@ func lived(t *testing.T, life Life) *Recording {
 
 // TestLives is a share of the seeds that make sim runs.
 func TestLives(t *testing.T) {
-	sizes := []struct{ nodes, seeds, short int }{{1, 40, 8}, {2, 8, 1}, {3, 12, 2}, {5, 5, 1}, {8, 2, 0}}
+	sizes := []struct{ nodes, seeds, short int }{{1, 40, 8}, {2, 40, 1}, {3, 60, 2}, {5, 30, 1}, {8, 12, 0}, {20, 3, 0}}
 	for _, size := range sizes {
 		t.Run(fmt.Sprintf("nodes=%d", size.nodes), func(t *testing.T) {
 			seeds := size.seeds
