@@ -137,7 +137,7 @@ func (p *pass) mayClaim(out *Answer) {
 	if given {
 		known = max(known, old.ask.Epoch)
 	}
-	if a.Epoch <= known && !(given && old.ask == a) && p.in.without != ruleOnce {
+	if a.Epoch <= known && (!given || old.ask != a) && p.in.without != ruleOnce {
 		out.Reason, out.Epoch = fmt.Sprintf("epoch %d of the slot was given before", known), known
 		return
 	}
