@@ -108,7 +108,11 @@ type fakePods struct {
 	refuse  error
 	changed chan struct{}
 	configs int
+	found   []types.UID
+	resumed []types.UID
 }
+
+var looked = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 func (f *fakePods) Start(pod *corev1.Pod) error {
 	if f.refuse != nil {
@@ -127,6 +131,12 @@ func (f *fakePods) Pods() []*corev1.Pod {
 }
 func (f *fakePods) Changed() <-chan struct{} { return f.changed }
 func (f *fakePods) ConfigChanged()           { f.configs++ }
+func (f *fakePods) Found() []types.UID       { return f.found }
+func (f *fakePods) Looked() <-chan struct{}  { return looked }
+func (f *fakePods) Resume(uid types.UID) {
+	f.resumed = append(f.resumed, uid)
+	f.found = slices.DeleteFunc(f.found, func(u types.UID) bool { return u == uid })
+}
 
 func (f *fakePods) ready() {
 	for uid, pod := range f.pods {

@@ -30,6 +30,11 @@ type podRuntime interface {
 	Pods() []*corev1.Pod
 	Changed() <-chan struct{}
 	ConfigChanged()
+	// Found names the pods that were on disk when the agent started and do not run; they wait to be
+	// resumed. Looked is closed when that is known of all.
+	Found() []types.UID
+	Looked() <-chan struct{}
+	Resume(uid types.UID)
 }
 
 // decider runs the pass: it reads what is known into one snapshot, asks package reconcile what this
@@ -68,12 +73,22 @@ const hearEvery = 20 * time.Millisecond
 // retryAfter is the wait after a pass in which something could not be done.
 const retryAfter = time.Second
 
+// lookWithin is how long a starting agent waits to see what runs before it speaks. What is not seen by
+// then is said not to be ready.
+const lookWithin = 5 * time.Second
+
 // run passes at once, at each look at the remote, at each change of what was accepted or of a pod, and
 // when reconcile asks for it.
 // A failed pass is logged and retried, never fatal.
 func (d *decider) run(ctx context.Context) error {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(lookWithin)
 	defer timer.Stop()
+	// The last that an agent before this one said of its pods may be from before the machine was started.
+	select {
+	case <-d.pods.Looked():
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 	for {
 		// Taken before the pass: what changes during it leads to another one.
 		snapshot := d.store.Snapshot()
@@ -142,6 +157,7 @@ func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Ti
 	in := d.input(document, seen, pods, now)
 	next, decision := reconcile.Step(d.memory.State, in)
 	if seen.contested {
+		decision.Resume = nil // this may be the copy of a machine
 		decision.Actions = slices.DeleteFunc(decision.Actions, func(a reconcile.Action) bool { return a.Kind == reconcile.Start })
 	}
 	d.memory.take(next, decision, now)
@@ -152,8 +168,12 @@ func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Ti
 	for _, a := range decision.Actions {
 		errs = append(errs, d.apply(a, now))
 	}
+	for _, uid := range decision.Resume {
+		d.log.Info("resuming", "pod", uid)
+		d.pods.Resume(uid)
+	}
 	// The pods that were started are in the document at once: all claims of a pass go out together.
-	if document.Instances, err = instances(d.pods.Pods()); err != nil {
+	if document.Instances, err = d.instances(d.pods.Pods()); err != nil {
 		return time.Time{}, errors.Join(append(errs, err)...)
 	}
 	if document, err = d.say(document); err != nil {
@@ -184,7 +204,7 @@ func (d *decider) input(document reconcile.Document, seen outlook, pods []*corev
 		Self: d.node, Boot: document.Boot, Now: now,
 		Objects: d.objects, Apps: apps(d.accepted), Accepted: document.Accepted,
 		Nodes: nodesOf(d.accepted, d.node, seen.states), Documents: []reconcile.Document{document}, Partial: true,
-		Pods: pods, Answers: d.answers,
+		Pods: pods, Answers: d.answers, Found: d.pods.Found(),
 	}
 	d.answers = nil
 	given := make(map[string]*reconcile.Document, len(seen.documents))
@@ -254,11 +274,25 @@ func (d *decider) document(accepted *gitsync.Accepted, pods []*corev1.Pod, now t
 	next.Node, next.Boot, next.Versions = d.node, d.flock.bootCounter(), specVersions
 	next.Accepted, next.Head = vector(accepted), accepted.Head
 	var err error
-	if next.Instances, err = instances(pods); err != nil {
+	if next.Instances, err = d.instances(pods); err != nil {
 		return next, err
 	}
 	d.memory.expire(next.Instances, now)
 	return d.say(next)
+}
+
+// instances says what each pod of this node is doing. Nothing that waits to be resumed is ready, whatever
+// was known of it when it last ran.
+func (d *decider) instances(pods []*corev1.Pod) ([]reconcile.Instance, error) {
+	out, err := instances(pods)
+	if found := d.pods.Found(); len(found) > 0 {
+		for i := range out {
+			if slices.Contains(found, out[i].UID) {
+				out[i].Ready, out[i].ReadySince = false, time.Time{}
+			}
+		}
+	}
+	return out, err
 }
 
 // say adds what this node has given up and declined, and numbers the document if that is news.

@@ -3,17 +3,22 @@ package agent
 import (
 	"crypto/ed25519"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
+	"github.com/pleachdev/pleach/reconcile/gate"
 )
 
 func TestDecisionsOutliveTheAgent(t *testing.T) {
@@ -160,4 +165,57 @@ func marshal(t *testing.T, d reconcile.Document) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// silent is a flock of which a stable member has said nothing yet.
+type silent struct{ alone }
+
+func (silent) look(*gitsync.Accepted, time.Time) outlook {
+	return outlook{states: map[string]gate.View{"n2": {Stable: true}}}
+}
+
+func TestPodsOnDiskWaitForTheOthers(t *testing.T) {
+	pods := &fakePods{pods: map[types.UID]*corev1.Pod{}, changed: make(chan struct{}, 1)}
+	d, _ := newDecider(t, pods)
+	accepted := acceptedWith(2)
+	d.store.SetAccepted(accepted)
+	now := time.Unix(1_800_000_000, 0)
+	pass := func(d *decider) {
+		t.Helper()
+		now = now.Add(time.Second)
+		if _, err := d.pass(t.Context(), d.store.Snapshot(), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pass(d)
+	pods.ready()
+	pods.found = slices.Sorted(maps.Keys(pods.pods))
+	if len(pods.found) != 2 {
+		t.Fatalf("%d pods, want 2", len(pods.found))
+	}
+
+	// The machine was started anew, and the other node has not been heard.
+	d, _ = newDecider(t, pods)
+	d.flock = silent{}
+	two := *accepted
+	two.Nodes = append(slices.Clone(two.Nodes), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}})
+	d.store.SetAccepted(&two)
+	pass(d)
+	pass(d)
+	if len(pods.resumed) > 0 {
+		t.Errorf("resumed %v before the other node was heard", pods.resumed)
+	}
+	for _, i := range d.author.document.Instances {
+		if i.Ready {
+			t.Errorf("%s is said to be ready, and does not run", i.Name)
+		}
+	}
+
+	// A node without others needs nobody, and no Git.
+	d.flock = alone{}
+	d.store.SetAccepted(accepted)
+	pass(d)
+	if len(pods.resumed) != 2 || len(pods.pods) != 2 {
+		t.Errorf("resumed %v of %d pods, want both", pods.resumed, len(pods.pods))
+	}
 }

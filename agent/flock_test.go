@@ -73,6 +73,9 @@ func (p *livePods) Pods() []*corev1.Pod {
 
 func (p *livePods) Changed() <-chan struct{} { return p.changed }
 func (p *livePods) ConfigChanged()           {}
+func (p *livePods) Found() []types.UID       { return nil }
+func (p *livePods) Looked() <-chan struct{}  { return looked }
+func (p *livePods) Resume(types.UID)         {}
 
 // testNode is an agent without Git and containerd: its own disk, store, decider and place on the network.
 type testNode struct {

@@ -232,7 +232,7 @@ func nodesOf(a *gitsync.Accepted, self string, states map[string]gate.View) []re
 			continue
 		}
 		// One that was enrolled this very moment is waited for until the gate has heard of it.
-		out = append(out, reconcile.Node{Node: n, Gone: v.Gone, Stable: v.Stable || !known})
+		out = append(out, reconcile.Node{Node: n, Gone: v.Gone, Failed: v.Failed, Stable: v.Stable || !known})
 	}
 	return out
 }

@@ -191,6 +191,7 @@ func TestPowerFailure(t *testing.T) {
 func TestCleanRestartTouchesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
+		n.hold = true // what runs is taken over unasked
 		probed := func(p *corev1.Pod) {
 			p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"ready"}}}, PeriodSeconds: 10}
 		}

@@ -69,6 +69,7 @@ type node struct {
 	m       *Manager
 	end     func()
 	step    func(string) // told of each durable step
+	hold    bool         // what a manager finds is not resumed at once
 
 	mu     sync.Mutex
 	events []string
@@ -102,6 +103,11 @@ func (n *node) open(dir string) {
 		ResolvConf: filepath.Join(dir, "none"),
 	})
 	n.m.store.step = n.step
+	if !n.hold {
+		for _, uid := range n.m.Found() {
+			n.m.Resume(uid)
+		}
+	}
 	n.run()
 }
 

@@ -3,6 +3,7 @@
 // [Manager.Start] and [Manager.Stop] write down what is wanted; a worker per pod makes it so and
 // keeps it so. What runs is known from the runtime alone: containers are found by their labels, so a
 // manager that starts again, after any kind of end, adopts what it finds and starts nothing twice.
+// What does not run any more, as after the machine was started anew, waits for [Manager.Resume].
 // One pod's trouble stays with its worker.
 package pods
 
@@ -18,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -93,6 +95,8 @@ type Manager struct {
 	loadOnce  sync.Once
 	loadErr   error
 	leftovers []types.UID
+	unlooked  atomic.Int64  // loaded workers that have not looked at the runtime yet
+	looked    chan struct{} // closed when there are none
 
 	mu      sync.Mutex
 	groups  *cgroups.Groups // nil without CgroupRoot
@@ -119,6 +123,7 @@ func New(config Config) *Manager {
 		puller:  images.New(config.Images, config.ParallelPulls),
 		changed: make(chan struct{}, 1),
 		added:   make(chan struct{}, 1),
+		looked:  make(chan struct{}),
 		workers: map[types.UID]*worker{},
 	}
 }
@@ -131,8 +136,15 @@ func (m *Manager) load() error {
 		m.loadErr, m.leftovers = err, leftovers
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		m.unlooked.Store(int64(len(records)))
 		for uid, r := range records {
-			m.workers[uid] = newWorker(m, r, states[uid])
+			w := newWorker(m, r, states[uid])
+			w.loaded = true
+			w.held.Store(r.Stop == nil && !w.state.Final)
+			m.workers[uid] = w
+		}
+		if len(records) == 0 {
+			close(m.looked)
 		}
 	})
 	return m.loadErr
@@ -248,6 +260,42 @@ func (m *Manager) Stop(uid types.UID, reason string) error {
 	}
 	m.poke(m.changed)
 	return nil
+}
+
+// Found returns the pods that were on disk when the manager started and of which nothing runs, as after the
+// machine was started anew: they wait for [Manager.Resume] or [Manager.Stop]. Before [Manager.Looked] it
+// holds those too of which that is not known yet. It is sorted.
+func (m *Manager) Found() []types.UID {
+	if err := m.load(); err != nil {
+		m.Log.Debug("some pod records cannot be read", "err", err)
+	}
+	var found []types.UID
+	for _, w := range m.all() {
+		if w.held.Load() && w.stopIntent() == nil {
+			found = append(found, w.uid)
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// Looked is closed once the runtime was asked about every pod that was on disk when the manager started.
+// What runs is taken over then.
+func (m *Manager) Looked() <-chan struct{} {
+	if err := m.load(); err != nil {
+		m.Log.Debug("some pod records cannot be read", "err", err)
+	}
+	return m.looked
+}
+
+// Resume lets a pod of [Manager.Found] start again. For others it does nothing.
+func (m *Manager) Resume(uid types.UID) {
+	m.mu.Lock()
+	w := m.workers[uid]
+	m.mu.Unlock()
+	if w != nil && w.held.Swap(false) {
+		m.poke(w.wake)
+	}
 }
 
 // Pods returns every pod with its present status, sorted by namespace and name. Pods that are

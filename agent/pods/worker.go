@@ -27,6 +27,7 @@ type worker struct {
 	wake     chan struct{} // buffered by one
 	dirty    atomic.Bool   // the runtime has news
 	config   atomic.Bool   // ConfigMaps or Secrets have changed
+	held     atomic.Bool   // was on disk at the start, and nothing of it was seen to run: see Manager.Found
 	snapshot atomic.Pointer[corev1.Pod]
 
 	mu     sync.Mutex // guards record.Stop, which Stop sets from outside
@@ -35,6 +36,7 @@ type worker struct {
 	state    state
 	obs      observation
 	observed bool // obs holds something
+	loaded   bool // was on disk at the start, and has published nothing since
 
 	tasks    map[string]context.CancelFunc // running, by key
 	outcomes chan func()
@@ -200,6 +202,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 		w.observing.reset()
 		if first {
 			w.log.Debug("observed for the first time", "containers", len(w.obs.containers))
+			w.takeOver()
 		}
 	}
 	if !w.observed {
@@ -213,14 +216,31 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 		next = w.settle(ctx, now)
 	case w.state.Failing != nil:
 		next = w.end(ctx, now, w.halt, w.finish)
+	case w.held.Load():
 	default:
 		next = w.advance(ctx, now)
 	}
 	w.publish(time.Now())
+	if w.loaded {
+		w.loaded = false
+		if w.m.unlooked.Add(-1) == 0 {
+			close(w.m.looked)
+		}
+	}
 	if next.IsZero() {
 		return never
 	}
 	return max(time.Until(next), 0)
+}
+
+// takeOver goes on with what was found running; a pod of which nothing runs waits to be resumed.
+func (w *worker) takeOver() {
+	if w.obs.ready() {
+		w.held.Store(false)
+	}
+	if w.held.Load() && w.stopIntent() == nil {
+		w.event(corev1.EventTypeNormal, "Held", "nothing of it runs since the machine was started; it waits until the other nodes were heard")
+	}
 }
 
 // spawn runs a task beside the loop unless one with its key is running. The function that it
