@@ -290,4 +290,6 @@ func (alone) changed() <-chan struct{}                         { return nil }
 func (alone) ask(context.Context, []reconcile.Ask)             {}
 func (alone) answers() <-chan []reconcile.Answer               { return nil }
 func (alone) questions() <-chan asked                          { return nil }
+func (alone) leave(gossip.Sealed)                              {}
+func (alone) backBy(time.Time) time.Time                       { return time.Time{} }
 func (alone) bootCounter() int64                               { return 1 }

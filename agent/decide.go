@@ -125,9 +125,27 @@ func (d *decider) run(ctx context.Context) error {
 		}
 		done()
 		if ctx.Err() != nil {
-			return nil // pods keep running: nothing here ends them
+			return d.leave(time.Now()) // pods keep running: nothing here ends them
 		}
 	}
+}
+
+// leave tells the others when an agent is to be expected here again.
+func (d *decider) leave(now time.Time) error {
+	last := d.author.document
+	if last.BackBy = d.flock.backBy(now); d.said.Node == "" || last.BackBy.IsZero() {
+		return nil
+	}
+	last, err := d.author.write(last)
+	if err != nil {
+		return err
+	}
+	sealed, err := gossip.Encode(last, d.key)
+	if err != nil {
+		return err
+	}
+	d.flock.leave(sealed)
+	return nil
 }
 
 // pass decides once and returns when it wants to be called again at the latest; zero is never.

@@ -41,6 +41,8 @@ type flock struct {
 	number     atomic.Int64            // the boot counter
 	answered   chan []reconcile.Answer // to this node's questions, for the decider
 	questioned chan asked              // of other nodes, for the decider
+	last       chan gossip.Sealed      // document of this agent, which is asked to end; buffered by one
+	planned    time.Duration           // how long this node is away when its agent is asked to end; 0: it does not say
 
 	// Of drive alone.
 	spread   gossip.State
@@ -80,7 +82,7 @@ type question struct{ by, about string }
 func newFlock(n *node) *flock {
 	f := &flock{
 		node: n, book: newBook(n.Node), mux: http.NewServeMux(), events: make(chan any, 256), bounds: newLimits(),
-		answered: make(chan []reconcile.Answer, 64), questioned: make(chan asked),
+		answered: make(chan []reconcile.Answer, 64), questioned: make(chan asked), last: make(chan gossip.Sealed, 1), planned: backWithin,
 		waiting: map[question][]chan<- gate.Answer{}, heardAt: map[string]time.Time{}, decoded: map[string]*heard{}, news: make(chan struct{}, 1),
 	}
 	f.number.Store(n.boot)
@@ -93,13 +95,19 @@ func newFlock(n *node) *flock {
 	return f
 }
 
-// run takes part until ctx ends. Nothing is said to the others at the end: this node's pods go on.
+// run takes part until ctx ends, and then says when this node means to be back. Its pods go on.
 func (f *flock) run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	f.outbox.group, f.outbox.ctx = group, ctx
+	group, live := errgroup.WithContext(context.WithoutCancel(ctx))
+	live, end := context.WithCancel(live)
+	f.outbox.group, f.outbox.ctx = group, live
 	joined := make(chan *membership.Membership, 1)
-	group.Go(func() error { return f.follow(ctx, joined) })
-	group.Go(func() error { return f.drive(ctx, joined) })
+	group.Go(func() error { return f.follow(live, joined) })
+	group.Go(func() error { return f.drive(live, joined) })
+	group.Go(func() error {
+		defer end()
+		f.takeLeave(ctx, live)
+		return nil
+	})
 	err := group.Wait()
 	f.peers.Close()
 	return err
@@ -114,6 +122,7 @@ func (f *flock) follow(ctx context.Context, joined chan<- *membership.Membership
 	for {
 		snapshot := f.store.Snapshot()
 		if a := snapshot.Accepted(); a != nil && a != last {
+			before := last
 			last = a
 			names := f.book.accept(a)
 			f.peers.Refresh()
@@ -121,6 +130,10 @@ func (f *flock) follow(ctx context.Context, joined chan<- *membership.Membership
 				members.Refresh()
 			}
 			f.tell(ctx, func() { f.enrol(ctx, names, a.Head) })
+			if released(before, a) {
+				f.Log.Warn("a commit lets slots move although many nodes vanished at once", "commit", a.Head.ID)
+				f.tell(ctx, gate.Release{})
+			}
 			if members == nil && f.inFlock(names) {
 				members = f.membership(a)
 				group.Go(func() error { return f.online(ctx, members) })

@@ -82,6 +82,8 @@ type testNode struct {
 	*node
 	pods *livePods
 	stop func() // ends the agent; its pods go on
+	// planned makes an end one that the node tells of; else it ends as after kill -9.
+	planned time.Duration
 }
 
 // testFlock is several of them over loopback.
@@ -186,6 +188,7 @@ func (f *testFlock) start(name string, a *gitsync.Accepted) {
 		corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("4Gi"), corev1.ResourcePods: resource.MustParse("110"),
 	}
 	fresh.flock = newFlock(fresh)
+	fresh.flock.planned = n.planned
 	if err := fresh.flock.measure(registry); err != nil {
 		t.Fatal(err)
 	}
@@ -359,6 +362,58 @@ func TestADeadNodeIsReplacedAndADeadAgentIsNot(t *testing.T) {
 		m := f.nodes["a"].store.Snapshot().Member("c")
 		return m != nil && m.Standing == state.Alive
 	})
+}
+
+func TestAPlannedAbsenceIsNoDeath(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for failure detection, about half a minute")
+	}
+	f := newTestFlock(t, "a", "b", "c")
+	accepted := f.accepted(2, 6)
+	f.nodes["c"].planned = time.Hour // the gate bounds it
+	for name := range f.nodes {
+		f.start(name, accepted)
+	}
+	f.once("six replicas, one each", func() bool { return f.each(6) })
+	before := f.slots()
+
+	f.nodes["c"].stop()
+	f.unplug("c")
+	f.once("a and b know that c means to be back", func() bool {
+		for _, name := range []string{"a", "b"} {
+			m := f.nodes[name].store.Snapshot().Member("c")
+			if m == nil || m.Standing != state.Failed || !strings.Contains(m.Reason, "means to be back by") {
+				return false
+			}
+		}
+		return true
+	})
+	time.Sleep(3 * gate.HoldDown) // what must not happen cannot be waited for
+	if got := f.slots(); got != before {
+		t.Errorf("slots are at %s, want %s: c said that it comes back", got, before)
+	}
+}
+
+func TestMovesAreReleasedByACommit(t *testing.T) {
+	state := func(value string) *gitsync.Accepted {
+		a := acceptedWith(1)
+		a.Cluster.Annotations = map[string]string{v1alpha1.ReleaseMovesAnnotation: value}
+		return a
+	}
+	for name, c := range map[string]struct {
+		before, now *gitsync.Accepted
+		want        bool
+	}{
+		"written first":          {acceptedWith(1), state("2026-03-01T12:00Z"), true},
+		"written anew":           {state("2026-02-01T12:00Z"), state("2026-03-01T12:00Z"), true},
+		"another commit":         {state("2026-03-01T12:00Z"), state("2026-03-01T12:00Z"), false},
+		"taken away":             {state("2026-03-01T12:00Z"), acceptedWith(1), false},
+		"there before the agent": {nil, state("2026-03-01T12:00Z"), false},
+	} {
+		if got := released(c.before, c.now); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
 }
 
 func TestTwoMachinesWithOneKeyStartNothingMore(t *testing.T) {

@@ -31,6 +31,9 @@ type others interface {
 	answers() <-chan []reconcile.Answer
 	// questions are other nodes', to be answered.
 	questions() <-chan asked
+	// leave hands out the last document of an agent that ends. backBy is what it is to say, zero for nothing.
+	leave(last gossip.Sealed)
+	backBy(now time.Time) time.Time
 	// bootCounter is the number of this node's life.
 	bootCounter() int64
 }
@@ -122,8 +125,9 @@ func (f *flock) look(accepted *gitsync.Accepted, now time.Time) outlook {
 
 // read decodes a document once.
 func (f *flock) read(sealed gossip.Sealed) *heard {
-	if h := f.decoded[sealed.Node]; h != nil && h.version == sealed.Version {
-		return h
+	before := f.decoded[sealed.Node]
+	if before != nil && before.version == sealed.Version {
+		return before
 	}
 	d, err := sealed.Document()
 	if err != nil {
@@ -131,6 +135,9 @@ func (f *flock) read(sealed gossip.Sealed) *heard {
 		f.Log.Warn("the document of a node makes no sense; it counts as absent", "node", sealed.Node, "err", err)
 		delete(f.decoded, sealed.Node)
 		return nil
+	}
+	if before == nil && !d.BackBy.IsZero() || before != nil && !before.document.BackBy.Equal(d.BackBy) {
+		f.tell(f.outbox.ctx, gate.Planned{Node: sealed.Node, BackBy: d.BackBy})
 	}
 	h := &heard{version: sealed.Version, document: d}
 	f.decoded[sealed.Node] = h
@@ -212,6 +219,8 @@ func (f *flock) standings(v view) []state.Member {
 		switch {
 		case s.Gone:
 			m.Standing, m.Reason = state.Gone, "its slots are given to other nodes"
+		case s.Failed && s.BackBy.After(time.Now()):
+			m.Standing, m.Reason = state.Failed, "its agent was asked to end, and means to be back by "+s.BackBy.UTC().Format(time.RFC3339)
 		case s.Failed && s.Answer == gate.Refused:
 			m.Standing, m.Reason = state.Failed, "its host answers and its agent does not"
 		case s.Failed:

@@ -72,9 +72,10 @@ func asJSON(t testing.TB, v any) string {
 
 func TestRoundTrip(t *testing.T) {
 	for name, want := range map[string]reconcile.Document{
-		"full":  fullDocument(),
-		"empty": {Node: "n1", Boot: 1, Accepted: map[string]reconcile.Commit{}, Instances: []reconcile.Instance{}},
-		"plain": nodeDocument("node-with-a-long-name", 110),
+		"full":   fullDocument(),
+		"empty":  {Node: "n1", Boot: 1, Accepted: map[string]reconcile.Commit{}, Instances: []reconcile.Instance{}},
+		"plain":  nodeDocument("node-with-a-long-name", 110),
+		"leaves": {Node: "n1", Boot: 1, Accepted: map[string]reconcile.Commit{}, Instances: []reconcile.Instance{}, BackBy: epoch},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := sealed(t, want)

@@ -23,6 +23,7 @@ type payload struct {
 	Instances   instances         `cbor:"13,keyasint,omitempty"`
 	Releases    []release         `cbor:"14,keyasint,omitempty"`
 	Declines    []decline         `cbor:"15,keyasint,omitempty"`
+	BackBy      int64             `cbor:"16,keyasint,omitempty"`
 }
 
 type commit struct {

@@ -46,7 +46,7 @@ func (r *reader) fail(format string, args ...any) {
 }
 
 func (r *reader) read(d *reconcile.Document) {
-	d.Versions = r.Versions
+	d.Versions, d.BackBy = r.Versions, timeOf(r.BackBy)
 	d.Capacity, d.Allocatable = r.resources(r.Capacity), r.resources(r.Allocatable)
 	r.machine(d)
 	d.Head = r.commit(r.Head)

@@ -42,7 +42,7 @@ type workload struct {
 
 func write(d *reconcile.Document) (*payload, error) {
 	w := writer{doc: d, texts: map[string]uint32{}, commits: map[reconcile.Commit]uint32{}, workloads: map[workload]uint32{}}
-	w.Versions = d.Versions
+	w.Versions, w.BackBy = d.Versions, micros(d.BackBy)
 	w.Capacity, w.Allocatable = quantities(d.Capacity), quantities(d.Allocatable)
 	w.machine()
 	var err error

@@ -68,6 +68,8 @@ type Document struct {
 	Instances   []Instance             `json:"instances"` // sorted by namespace, name
 	Releases    []Release              `json:"releases,omitempty"`
 	Declines    []Decline              `json:"declines,omitempty"`
+	// BackBy is when the node means to be back, of an agent that was asked to end; zero while it runs.
+	BackBy time.Time `json:"backBy,omitzero"`
 }
 
 // Release says that a node gave a slot up; it stays in the document for 10 minutes.

@@ -17,6 +17,9 @@ const (
 	NodeKeyAnnotation  = "pleach.dev/node-key"  // on a Node: ssh-ed25519 public key; two, separated by a comma, during rotation
 	TokenKeyAnnotation = "pleach.dev/token-key" // on a Node: PEM-free base64 PKIX P-256 public key, for ServiceAccount tokens
 	AddressAnnotation  = "pleach.dev/address"   // on a Node: host[:port] where to join, optional
+	// ReleaseMovesAnnotation is on the Cluster. A commit that gives it another value than before says that
+	// slots may move although many nodes vanished at once; the value is for people, such as the time.
+	ReleaseMovesAnnotation = "pleach.dev/release-moves"
 )
 
 // Cluster is the object in pleach.yaml.

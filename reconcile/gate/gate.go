@@ -180,5 +180,6 @@ type View struct {
 	EndpointsOff bool      // see [EndpointsOff]
 	Answer       Answer    // of the last check while in doubt
 	Since        time.Time // when it failed; zero when it has not
+	BackBy       time.Time // as it announced; zero when it did not
 	Flaps        int       // that count
 }

@@ -134,7 +134,7 @@ func (s State) View(node string, now time.Time) View {
 	}
 	return View{
 		Gone: p.gone, Stable: s.stable(p, now), Failed: !p.failed.IsZero(), EndpointsOff: p.off,
-		Answer: p.answer, Since: p.failed, Flaps: len(p.flaps),
+		Answer: p.answer, Since: p.failed, BackBy: p.backBy, Flaps: len(p.flaps),
 	}
 }
 
