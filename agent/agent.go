@@ -97,10 +97,10 @@ func (n *node) read(ctx context.Context) (err error) {
 		return err
 	}
 	n.remote.URL = n.Remote
-	if n.remote.Username, n.remote.Password, err = credentials("--remote-credentials", n.RemoteCredentials); err != nil {
+	if n.remote.Username, n.remote.Password, err = ReadCredentials("--remote-credentials", n.RemoteCredentials); err != nil {
 		return err
 	}
-	if n.statusUser, n.statusPassword, err = credentials("--status-credentials", n.StatusCredentials); err != nil {
+	if n.statusUser, n.statusPassword, err = ReadCredentials("--status-credentials", n.StatusCredentials); err != nil {
 		return err
 	}
 	n.syncer, err = gitsync.Open(ctx, gitsync.Config{
@@ -131,8 +131,8 @@ func (n *node) close() error {
 	return errors.Join(append(errs, n.lock.Close())...)
 }
 
-// credentials reads a file of two lines; "" is for none. flag is for messages.
-func credentials(flag, file string) (user, password string, err error) {
+// ReadCredentials reads a file of two lines; "" is for none. flag is for messages.
+func ReadCredentials(flag, file string) (user, password string, err error) {
 	if file == "" {
 		return "", "", nil
 	}

@@ -9,9 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/crypto/ssh"
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
@@ -42,7 +39,7 @@ func (b *book) accept(a *gitsync.Accepted) []string {
 	keys, written, names := map[string][]ed25519.PublicKey{}, map[string]string{}, make([]string, 0, len(a.Nodes))
 	for _, n := range a.Nodes {
 		names = append(names, n.Name)
-		keys[n.Name] = nodeKeys(n)
+		keys[n.Name] = trust.Ed25519Keys(n.Annotations[v1alpha1.NodeKeyAnnotation])
 		if at := n.Annotations[v1alpha1.AddressAnnotation]; at != "" {
 			written[n.Name] = at
 		}
@@ -51,23 +48,6 @@ func (b *book) accept(a *gitsync.Accepted) []string {
 	defer b.mu.Unlock()
 	b.keys, b.written = keys, written
 	return names
-}
-
-// nodeKeys returns the keys that a Node lists. A Node whose keys cannot be read is never accepted.
-func nodeKeys(n *corev1.Node) []ed25519.PublicKey {
-	parsed, err := trust.ParseNodeKeys(n.Annotations[v1alpha1.NodeKeyAnnotation])
-	if err != nil {
-		return nil
-	}
-	var out []ed25519.PublicKey
-	for _, k := range parsed {
-		if c, ok := k.(ssh.CryptoPublicKey); ok {
-			if key, ok := c.CryptoPublicKey().(ed25519.PublicKey); ok {
-				out = append(out, key)
-			}
-		}
-	}
-	return out
 }
 
 // Keys returns the accepted keys of a node.
@@ -166,6 +146,17 @@ func (b *book) places() map[string]netip.AddrPort {
 		}
 	}
 	return out
+}
+
+// recall takes in where nodes were once, unless something better is known of them.
+func (b *book) recall(places map[string]netip.AddrPort) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for node, at := range places {
+		if _, ok := b.last[node]; !ok {
+			b.last[node] = at
+		}
+	}
 }
 
 // withPort adds the default port where none is given: to a name, an IPv4 or an IPv6 address.

@@ -15,7 +15,8 @@ import (
 )
 
 func statusCommand(l *local) *cobra.Command {
-	var watch bool
+	var watch, verify bool
+	var credentials string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what the flock follows, what was refused, and how nodes and workloads are",
@@ -24,13 +25,21 @@ which nodes are there, and since when one is not; how every workload is and what
 for; and whether the config repository and the status branch can be reached.
 
 With -w it goes on until Ctrl-C: at a terminal as a page that is drawn again, else as a
-line for everything that changes.`,
+line for everything that changes.
+
+With --verify it reads the status branch from its server instead, and says for each node
+whether its document there is signed by its key, and who wrote the newest commit. The exit
+code is 1 when something there was tampered with.`,
 		Example: `  pleach status
-  pleach status -w`,
+  pleach status -w
+  pleach status --verify`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
 			p := page{colour: isTerminal(out)}
+			if verify {
+				return verifyStatus(cmd.Context(), l.client(), credentials, out)
+			}
 			if watch {
 				return watchStatus(cmd.Context(), l.client(), out)
 			}
@@ -43,6 +52,9 @@ line for everything that changes.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on, and show what changes")
+	cmd.Flags().BoolVar(&verify, "verify", false, "check the signatures in the status branch")
+	cmd.Flags().StringVar(&credentials, "credentials", "", "with --verify, a file of two lines, the user's name and the token, where the server asks for them")
+	cmd.MarkFlagsMutuallyExclusive("watch", "verify")
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,4 +31,22 @@ func ParseNodeKeys(annotation string) ([]ssh.PublicKey, error) {
 		return nil, errors.New("node key: has the same key twice")
 	}
 	return keys, nil
+}
+
+// Ed25519Keys returns the keys of a Node's node-key annotation, none where it cannot be read: such a Node
+// is never accepted.
+func Ed25519Keys(annotation string) []ed25519.PublicKey {
+	parsed, err := ParseNodeKeys(annotation)
+	if err != nil {
+		return nil
+	}
+	var out []ed25519.PublicKey
+	for _, k := range parsed {
+		if c, ok := k.(ssh.CryptoPublicKey); ok {
+			if key, ok := c.CryptoPublicKey().(ed25519.PublicKey); ok {
+				out = append(out, key)
+			}
+		}
+	}
+	return out
 }
