@@ -137,6 +137,7 @@ func (f *flock) follow(ctx context.Context, joined chan<- *membership.Membership
 			if members == nil && f.inFlock(names) {
 				members = f.membership(a)
 				group.Go(func() error { return f.online(ctx, members) })
+				group.Go(func() error { return f.recall(ctx) })
 				joined <- members
 			}
 		}

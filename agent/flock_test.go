@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -29,6 +30,7 @@ import (
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/gossip/peer"
 	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/reconcile/gate"
@@ -393,6 +395,38 @@ func TestAPlannedAbsenceIsNoDeath(t *testing.T) {
 		t.Errorf("slots are at %s, want %s: c said that it comes back", got, before)
 	}
 }
+
+// The others are where their documents in the status branch say, when nothing else tells.
+func TestPlacesFromTheStatusBranch(t *testing.T) {
+	f := newTestFlock(t, "a", "b", "c")
+	a := f.accepted(2, 1)
+	n := &node{Config: Config{Node: "a", Log: slog.New(slog.DiscardHandler)}, reach: reach{advertise: netip.MustParseAddrPort("192.0.2.1:7434")}}
+	fl := &flock{node: n, book: newBook("a")}
+	fl.book.accept(a)
+	says := func(name string, addresses ...corev1.NodeAddress) gossip.Sealed {
+		sealed, err := gossip.Encode(reconcile.Document{Node: name, Boot: 1, Seq: 1, Addresses: addresses}, keyOf(f, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sealed
+	}
+	host := corev1.NodeAddress{Type: corev1.NodeHostName, Address: "b"}
+	inside := func(at string) corev1.NodeAddress {
+		return corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: at}
+	}
+	places := fl.placesOf([]gossip.Sealed{says("a", inside("192.0.2.1")), says("b", host, inside("192.0.2.2"), inside("10.0.0.2")), says("c", host)}, a)
+	want := map[string]netip.AddrPort{"b": netip.MustParseAddrPort("192.0.2.2:7434")}
+	if !maps.Equal(places, want) {
+		t.Errorf("places %v, want %v", places, want)
+	}
+	fl.book.recall(places)
+	fl.book.recall(map[string]netip.AddrPort{"b": netip.MustParseAddrPort("198.51.100.9:7434")})
+	if got := fl.book.missing(func(string) bool { return false }, nil); !slices.Contains(got, "192.0.2.2:7435") || slices.Contains(got, "198.51.100.9:7435") {
+		t.Errorf("looks for others at %v", got)
+	}
+}
+
+func keyOf(f *testFlock, name string) ed25519.PrivateKey { return f.keys[name][0].Ed25519() }
 
 func TestMovesAreReleasedByACommit(t *testing.T) {
 	state := func(value string) *gitsync.Accepted {

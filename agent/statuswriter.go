@@ -60,13 +60,8 @@ func (w *statusWriter) run(ctx context.Context) error {
 
 // begin makes the writer for one place and gives it the newest content.
 func (w *statusWriter) begin(spec v1alpha1.Status) *statusbranch.Writer {
-	to := w.remote
-	if spec.Remote != "" {
-		// What the config repository's server asks for is not another server's to know.
-		to = gitstore.Remote{URL: spec.Remote, Username: w.statusUser, Password: w.statusPassword}
-	}
 	writer := statusbranch.New(statusbranch.Config{
-		Remote: to, Branch: spec.Branch, Signer: w.signer, Author: gitstore.Ident{Name: w.Node, Mail: w.Node + "@pleach.invalid"},
+		Remote: w.statusRemote(spec), Branch: spec.Branch, Signer: w.signer, Author: gitstore.Ident{Name: w.Node, Mail: w.Node + "@pleach.invalid"},
 		PushesPerMinute: int(spec.PushesPerMinute), Log: w.Log.With("part", "status"),
 		Report: w.store.SetStatusPush, Keys: w.flock.book.Keys, Rank: w.following.CourierRank,
 	})
@@ -77,4 +72,13 @@ func (w *statusWriter) begin(spec v1alpha1.Status) *statusbranch.Writer {
 		writer.Set(w.files)
 	}
 	return writer
+}
+
+// statusRemote is where the status branch is.
+func (n *node) statusRemote(spec v1alpha1.Status) gitstore.Remote {
+	if spec.Remote == "" {
+		return n.remote
+	}
+	// What the config repository's server asks for is not another server's to know.
+	return gitstore.Remote{URL: spec.Remote, Username: n.statusUser, Password: n.statusPassword}
 }
