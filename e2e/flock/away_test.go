@@ -1,0 +1,56 @@
+package flock
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/pleachdev/pleach/e2e/lab"
+)
+
+// loop is how long an agent cannot stay up: longer than it takes to hold a dead machine for gone.
+const loop = 25 * time.Second
+
+// TestAgentAway: an agent that is upgraded, and one that cannot stay up, move no pod and restart no container.
+func TestAgentAway(t *testing.T) {
+	f := newFlock(t, 3)
+	f.repo.Write(appDir+"/web.yaml", web)
+	f.deploy("six replicas", f.machines...)
+	before := f.spread(6)
+	same := func(t *testing.T) {
+		t.Helper()
+		f := f.in(t)
+		f.stays(before, f.settled(6, f.machines...), f.machines...)
+		for _, m := range f.machines {
+			pods, err := m.own(t.Context())
+			f.must(err)
+			for _, p := range pods {
+				for _, c := range p.Status.ContainerStatuses {
+					if c.RestartCount != 0 {
+						t.Errorf("%s was restarted %d times", p.Name, c.RestartCount)
+					}
+				}
+			}
+		}
+	}
+	t.Run("upgrade", func(t *testing.T) {
+		f := f.in(t)
+		f.endAgent(f.machines[1])
+		f.startAgent(f.machines[1])
+		same(t)
+	})
+	t.Run("crash loop", func(t *testing.T) {
+		f := f.in(t)
+		for began := time.Now(); time.Since(began) < loop; {
+			f.killAgent(f.machines[1])
+			time.Sleep(2 * time.Second)
+			f.startAgent(f.machines[1])
+			time.Sleep(500 * time.Millisecond)
+		}
+		lab.Hold(t, time.Second, "nobody moves its pods", func(ctx context.Context) error {
+			_, err := f.placed(ctx, len(before[f.machines[0].Name])+len(before[f.machines[2].Name]), f.machines[0], f.machines[2])
+			return err
+		})
+		same(t)
+	})
+}
