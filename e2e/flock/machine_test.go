@@ -2,7 +2,6 @@ package flock
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"syscall"
 
@@ -87,14 +86,6 @@ func (f *flock) endAgent(m *machine) {
 	f.must(agent.Wait(f.t.Context()))
 }
 
-// wipe replaces the disk of a machine that is off, but for what the machine's owner has put there.
-func (f *flock) wipe(m *machine) {
-	f.t.Helper()
-	f.recorder.begin(sim.Forget, m.Name)()
-	f.must(os.RemoveAll(m.dir()))
-	f.must(f.registry.Mirror(filepath.Join(m.dir(), "registries")))
-}
-
 // split lets nobody outside of a group hear who is inside, and nobody inside who is outside. Git and the
 // registry are heard by all.
 func (f *flock) split(group ...*machine) (heal func()) {
@@ -147,16 +138,4 @@ func (f *flock) withoutGit(m *machine) (heal func()) {
 	f.must(f.underlay.Cut(m.Node, nil))
 	f.must(f.underlay.Cut(nil, m.Node))
 	return f.heal(end)
-}
-
-// freeze stops a machine as it stands: nobody is answered, and nobody hears of it.
-func (f *flock) freeze(m *machine) (thaw func()) {
-	f.t.Helper()
-	end := f.recorder.begin(sim.Partition, "", m.Name)
-	f.must(m.Freeze(true))
-	return func() {
-		f.t.Helper()
-		f.must(m.Freeze(false))
-		end()
-	}
 }
