@@ -37,7 +37,7 @@ func (j *judge) bounds(x *Record) *Violation {
 		}
 		slices.Sort(down)
 		at := reconcile.Instance{Owner: o.Name, Slot: reconcile.Slot{Workload: uid}}
-		if len(down) > unavailable && !j.separated(x.At-time.Minute, x.At) {
+		if j.emptied[uid] && len(down) > unavailable && !j.separated(x.At-time.Minute, x.At) {
 			return j.fail(x, at, "maxUnavailable", "slots %v are down for commits, maxUnavailable is %d", down, unavailable)
 		}
 		up := j.surging(uid, counts)

@@ -52,6 +52,7 @@ type judge struct {
 	rolling  map[reconcile.Slot]string   // slots emptied for a commit, and by which node
 	removed  map[types.UID]int64         // the level at which a workload went
 	changed  map[types.UID]bool          // workloads of which the last document empties a slot or starts a pod
+	emptied  map[types.UID]bool          // of them, those of which it empties a slot
 	begun    []reconcile.Instance        // pods that the last document names first
 	moved    map[types.UID]time.Duration // when a pod of a workload last left a drained node
 	gaps     map[string][]gap            // by node
@@ -119,7 +120,7 @@ func Check(r *Recording) *Violation {
 	for i := range r.Records {
 		x := &r.Records[i]
 		j.advance(x.At)
-		j.changed = map[types.UID]bool{}
+		j.changed, j.emptied = map[types.UID]bool{}, map[types.UID]bool{}
 		for _, rule := range []func(*Record) *Violation{j.numbers, j.identities, j.starts, j.stops} {
 			if v := rule(x); v != nil {
 				return v
@@ -465,7 +466,7 @@ func (j *judge) empties(m reconcile.Instance, w *Wanted, t time.Duration) {
 		}
 	}
 	j.rolling[m.Slot] = m.Node
-	j.changed[m.Slot.Workload] = true
+	j.changed[m.Slot.Workload], j.emptied[m.Slot.Workload] = true, true
 }
 
 // inSlot lists the pods of a slot by the documents of nodes that are on.
