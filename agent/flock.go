@@ -189,7 +189,7 @@ func (f *flock) online(ctx context.Context, members *membership.Membership) erro
 			for wait := time.Second; ; wait = min(2*wait, time.Minute) {
 				err := work()
 				if ctx.Err() != nil {
-					return nil
+					return nil //nolint:nilerr // the agent ends, and so did the work
 				}
 				f.Log.Error("this node is cut off from its flock; what runs goes on", "what", what, "err", err, "retryIn", wait)
 				f.happened("FlockUnreachable", fmt.Sprintf("%s: %v", what, err))
@@ -273,7 +273,7 @@ func (f *flock) take(ctx context.Context, e any) {
 		var effects []gossip.Effect
 		f.spread, effects = gossip.Step(f.spread, e, now)
 		for _, x := range effects {
-			f.gossiped(ctx, x)
+			f.gossiped(x)
 		}
 	case gate.Event:
 		var effects []gate.Effect
@@ -305,7 +305,7 @@ func (f *flock) receive(ctx context.Context, r gossip.Receive, now time.Time) []
 			answer = append(answer, send.Message)
 			continue
 		}
-		f.gossiped(ctx, x)
+		f.gossiped(x)
 	}
 	for _, d := range r.Message.Documents {
 		if d.Node == r.From {

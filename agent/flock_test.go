@@ -426,10 +426,52 @@ func TestPlacesFromTheStatusBranch(t *testing.T) {
 	}
 }
 
+// A document that is judged again with the same outcome is the same to everybody; with another it is not.
+func TestDocumentsAreJudgedAgain(t *testing.T) {
+	f := newTestFlock(t, "a", "b")
+	a := f.accepted(2, 1)
+	fl := &flock{node: &node{Config: Config{Node: "a", Log: slog.New(slog.DiscardHandler)}, store: state.New()}, book: newBook("a"), decoded: map[string]*heard{}}
+	now := time.Unix(1_800_000_000, 0).UTC()
+	m := reconcile.Instance{
+		Slot: reconcile.Slot{Workload: webUID}, Revision: "abcdefghij", Epoch: 1, Node: "b", Boot: 1, Claimed: now, Commit: a.Head, Cause: a.Head.ID,
+		App: "shop", Kind: "Deployment", Namespace: "default", Owner: "web", Phase: corev1.PodRunning, PodIP: "10.1.1.2",
+	}
+	m.Name, m.UID = m.PodID()
+	sealed, err := gossip.Encode(reconcile.Document{Node: "b", Boot: 1, Seq: 1, Instances: []reconcile.Instance{m}}, keyOf(f, "b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fl.view.documents = []gossip.Sealed{sealed}
+	look := func(a *gitsync.Accepted, at time.Time) *reconcile.Document {
+		t.Helper()
+		d := fl.look(a, at).documents
+		if len(d) != 1 || fl.decoded["b"].fresh != nil {
+			t.Fatalf("%d documents, want one, and the whole not kept", len(d))
+		}
+		return d[0]
+	}
+	first := look(a, now)
+	if len(first.Instances) != 1 {
+		t.Fatalf("struck: %+v", first)
+	}
+	if look(a, now.Add(2*judgeAgain)) != first {
+		t.Error("what is the same after a while is taken for new")
+	}
+	same := *a
+	if look(&same, now.Add(2*judgeAgain)) != first {
+		t.Error("what is the same after a commit is taken for new")
+	}
+	moved := f.accepted(3, 1)
+	moved.Nodes[1].Spec.PodCIDR = "10.9.0.0/24"
+	if d := look(moved, now.Add(2*judgeAgain)); d == first || len(d.Instances) != 0 {
+		t.Errorf("after the node has got another range: %+v", d.Instances)
+	}
+}
+
 func keyOf(f *testFlock, name string) ed25519.PrivateKey { return f.keys[name][0].Ed25519() }
 
 func TestMovesAreReleasedByACommit(t *testing.T) {
-	state := func(value string) *gitsync.Accepted {
+	says := func(value string) *gitsync.Accepted {
 		a := acceptedWith(1)
 		a.Cluster.Annotations = map[string]string{v1alpha1.ReleaseMovesAnnotation: value}
 		return a
@@ -438,11 +480,11 @@ func TestMovesAreReleasedByACommit(t *testing.T) {
 		before, now *gitsync.Accepted
 		want        bool
 	}{
-		"written first":          {acceptedWith(1), state("2026-03-01T12:00Z"), true},
-		"written anew":           {state("2026-02-01T12:00Z"), state("2026-03-01T12:00Z"), true},
-		"another commit":         {state("2026-03-01T12:00Z"), state("2026-03-01T12:00Z"), false},
-		"taken away":             {state("2026-03-01T12:00Z"), acceptedWith(1), false},
-		"there before the agent": {nil, state("2026-03-01T12:00Z"), false},
+		"written first":          {acceptedWith(1), says("2026-03-01T12:00Z"), true},
+		"written anew":           {says("2026-02-01T12:00Z"), says("2026-03-01T12:00Z"), true},
+		"another commit":         {says("2026-03-01T12:00Z"), says("2026-03-01T12:00Z"), false},
+		"taken away":             {says("2026-03-01T12:00Z"), acceptedWith(1), false},
+		"there before the agent": {nil, says("2026-03-01T12:00Z"), false},
 	} {
 		if got := released(c.before, c.now); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)

@@ -18,7 +18,7 @@ import (
 )
 
 // gossiped carries out what the spread of documents asks for.
-func (f *flock) gossiped(ctx context.Context, e gossip.Effect) {
+func (f *flock) gossiped(e gossip.Effect) {
 	switch e := e.(type) {
 	case gossip.Send:
 		f.outbox.send(e.To, e.Message)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pleachdev/pleach/gitsync"
@@ -48,8 +49,9 @@ type outlook struct {
 
 // heard is a document of another node as it was read.
 type heard struct {
-	version  gossip.Version
-	document reconcile.Document
+	sealed gossip.Sealed
+	backBy time.Time           // as it says
+	fresh  *reconcile.Document // the whole, until it is judged
 	// struck is the document without what cannot be true by one accepted state.
 	struck   *reconcile.Document
 	accepted *gitsync.Accepted
@@ -126,7 +128,7 @@ func (f *flock) look(accepted *gitsync.Accepted, now time.Time) outlook {
 // read decodes a document once.
 func (f *flock) read(sealed gossip.Sealed) *heard {
 	before := f.decoded[sealed.Node]
-	if before != nil && before.version == sealed.Version {
+	if before != nil && before.sealed.Version == sealed.Version {
 		return before
 	}
 	d, err := sealed.Document()
@@ -136,10 +138,10 @@ func (f *flock) read(sealed gossip.Sealed) *heard {
 		delete(f.decoded, sealed.Node)
 		return nil
 	}
-	if before == nil && !d.BackBy.IsZero() || before != nil && !before.document.BackBy.Equal(d.BackBy) {
+	if before == nil && !d.BackBy.IsZero() || before != nil && !before.backBy.Equal(d.BackBy) {
 		f.tell(f.outbox.ctx, gate.Planned{Node: sealed.Node, BackBy: d.BackBy})
 	}
-	h := &heard{version: sealed.Version, document: d}
+	h := &heard{sealed: sealed, backBy: d.BackBy, fresh: &d}
 	f.decoded[sealed.Node] = h
 	return h
 }
@@ -149,7 +151,15 @@ func (f *flock) judge(h *heard, s *specs, now time.Time) {
 	if h.struck != nil && h.accepted == s.accepted && now.Sub(h.judged) < judgeAgain {
 		return
 	}
-	d, why := h.document, []string(nil)
+	if h.fresh == nil { // the whole is not kept in memory
+		d, err := h.sealed.Document()
+		if err != nil {
+			return // never: it was read before
+		}
+		h.fresh = &d
+	}
+	d, why := *h.fresh, []string(nil)
+	h.fresh = nil
 	if n := enrolledNode(s.accepted, d.Node); n != nil {
 		truth := gossip.Truth{Node: n, Level: s.accepted.ClusterCommit.Level, Hosts: f.hosts(d.Node), Spec: s.of, Now: now}
 		d, why = truth.Strike(d)
@@ -158,8 +168,21 @@ func (f *flock) judge(h *heard, s *specs, now time.Time) {
 		f.Log.Warn("a node says what cannot be true; that much of its document does not count", "node", d.Node, "struck", len(why), "first", why[0])
 		f.happened("DocumentStruck", "node "+d.Node+" says what cannot be true: "+strings.Join(why[:min(3, len(why))], "; "))
 	}
-	h.struck, h.accepted, h.judged = &d, s.accepted, now
+	h.accepted, h.judged = s.accepted, now
+	if h.struck != nil && sameEntries(h.struck, &d) {
+		return // nothing new for anybody
+	}
+	h.struck = &d
 	f.store.SetDocument(&d)
+}
+
+// sameEntries reports whether the same was struck of one document both times.
+func sameEntries(a, b *reconcile.Document) bool {
+	amounts := func(a, b corev1.ResourceList) bool {
+		return maps.EqualFunc(a, b, func(x, y resource.Quantity) bool { return x.Cmp(y) == 0 })
+	}
+	return slices.Equal(a.Instances, b.Instances) && slices.Equal(a.Releases, b.Releases) && slices.Equal(a.Declines, b.Declines) &&
+		amounts(a.Capacity, b.Capacity) && amounts(a.Allocatable, b.Allocatable)
 }
 
 // hosts returns the addresses at which a node itself is reached.
