@@ -180,16 +180,16 @@ func (o *outbox) send(to string, m gossip.Message) {
 	}
 	o.queues[to] = append(queue, m)
 	if !busy {
-		o.group.Go(func() error { o.empty(to); return nil })
+		o.group.Go(func() error { o.empty(o.ctx, to); return nil })
 	}
 }
 
 // empty sends what is queued for a peer.
-func (o *outbox) empty(to string) {
+func (o *outbox) empty(ctx context.Context, to string) {
 	for {
 		o.mu.Lock()
 		queue := o.queues[to]
-		if len(queue) == 0 || o.ctx.Err() != nil {
+		if len(queue) == 0 || ctx.Err() != nil {
 			delete(o.queues, to)
 			o.mu.Unlock()
 			return
@@ -197,11 +197,11 @@ func (o *outbox) empty(to string) {
 		m := queue[0]
 		o.queues[to] = queue[1:]
 		o.mu.Unlock()
-		o.deliver(to, m)
+		o.deliver(ctx, to, m)
 	}
 }
 
-func (o *outbox) deliver(to string, m gossip.Message) {
+func (o *outbox) deliver(until context.Context, to string, m gossip.Message) {
 	f := o.flock
 	body, err := m.Encode()
 	if err != nil {
@@ -212,26 +212,26 @@ func (o *outbox) deliver(to string, m gossip.Message) {
 		select {
 		case o.large <- struct{}{}:
 			defer func() { <-o.large }()
-		case <-o.ctx.Done():
+		case <-until.Done():
 			return
 		}
 	}
-	ctx, cancel := context.WithTimeout(o.ctx, sendTime)
+	ctx, cancel := context.WithTimeout(until, sendTime)
 	defer cancel()
 	answer, err := f.post(ctx, to, gossipPath, body, gossip.MaxMessageSize)
 	if err == nil && len(answer) > 0 {
 		var back gossip.Message
 		if back, err = f.open(to, answer); err == nil {
-			f.tell(o.ctx, gossip.Receive{From: to, Message: back})
+			f.tell(until, gossip.Receive{From: to, Message: back})
 			return
 		}
 		err = &answeredError{err.Error()}
 	}
-	if err == nil || o.ctx.Err() != nil {
+	if err == nil || until.Err() != nil {
 		return
 	}
 	f.Log.Debug("a message is lost", "to", to, "bytes", len(body), "err", err)
 	if _, there := errors.AsType[*answeredError](err); !there {
-		f.tell(o.ctx, gate.Broken{Node: to})
+		f.tell(until, gate.Broken{Node: to})
 	}
 }
