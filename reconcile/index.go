@@ -296,8 +296,10 @@ func asSet(list []*tracked) map[*tracked]bool {
 
 // move lets the planner and the DaemonSets look at a node again.
 func (x *index) move(q *peer) {
-	x.moved[q] = true
-	x.left = slices.DeleteFunc(x.left, func(name string) bool { return name == q.name })
+	if q.node != nil { // else it has a document, and no place in the plan
+		x.moved[q] = true
+		x.left = slices.DeleteFunc(x.left, func(name string) bool { return name == q.name })
+	}
 	x.refit(q)
 }
 

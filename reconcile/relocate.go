@@ -28,8 +28,13 @@ func (p *pass) drained(node string) bool {
 	return slices.ContainsFunc(q.node.Node.Spec.Taints, isDrain)
 }
 
-// draining reports whether any node is drained.
+// draining reports whether any node is drained, or not enrolled any more and has pods.
 func (x *index) draining() bool {
+	for _, q := range x.peers {
+		if q.node == nil && len(q.tracked) > 0 {
+			return true
+		}
+	}
 	return slices.ContainsFunc(x.nodes, func(n Node) bool { return slices.ContainsFunc(n.Node.Spec.Taints, isDrain) })
 }
 
