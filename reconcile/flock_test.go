@@ -21,6 +21,7 @@ type flock struct {
 	dead    map[string]bool
 	said    map[int]string // what each node published last
 	asked   map[Ask]bool   // questions under way
+	late    time.Duration  // documents, at most
 }
 
 type delivery struct {
@@ -31,7 +32,7 @@ type delivery struct {
 }
 
 func newFlock(t *testing.T, seed int64, nodes int) *flock {
-	f := &flock{t: t, r: rand.New(rand.NewSource(seed)), dead: map[string]bool{}, said: map[int]string{}, asked: map[Ask]bool{}}
+	f := &flock{t: t, r: rand.New(rand.NewSource(seed)), dead: map[string]bool{}, said: map[int]string{}, asked: map[Ask]bool{}, late: 800 * time.Millisecond}
 	var enrolled []Node
 	for i := range nodes {
 		enrolled = append(enrolled, Node{Node: testNode(fmt.Sprint("n", i), "4", "8Gi"), Stable: true})
@@ -64,7 +65,7 @@ func (f *flock) publish(i int) {
 		if j == i {
 			continue
 		}
-		f.later(j, doc.Node, 800*time.Millisecond, func(w *world) {
+		f.later(j, doc.Node, f.late, func(w *world) {
 			w.in.Documents = slices.DeleteFunc(w.in.Documents, func(d Document) bool { return d.Node == doc.Node })
 			w.in.Documents = append(w.in.Documents, doc)
 		})
