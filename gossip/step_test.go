@@ -130,6 +130,19 @@ func TestVoid(t *testing.T) {
 	}
 }
 
+// TestVoidIsNeeded: in a state that does not void, what a gone node said long ago counts.
+func TestVoidIsNeeded(t *testing.T) {
+	f := newFlock(t, 7, 5, true)
+	a, b, c := f.names[0], f.names[1], f.names[2]
+	old := f.nodes[a].held[IDOf(b)]
+	f.do(a, Gone{b})
+	delete(f.nodes[a].void, IDOf(b))
+	f.do(a, Receive{c, Message{Documents: []Sealed{old}}})
+	if _, ok := f.nodes[a].Document(b); !ok {
+		t.Error("without the rule nothing is otherwise")
+	}
+}
+
 // TestOwnSignature: a counter that was set back is jumped over once; a second machine with the same
 // key makes both stop.
 func TestOwnSignature(t *testing.T) {
