@@ -167,34 +167,34 @@ type step struct {
 // first makes the position of the introduction. It is trusted because whoever enrolled the node
 // named it, and judged by its own rules.
 func (w *walker) first(ctx context.Context, id string) (*position, error) {
-	fail := func(format string, args ...any) (*position, error) {
-		return nil, fmt.Errorf("introduction %.12s: %w", id, fmt.Errorf(format, args...))
+	fail := func(err error) (*position, error) {
+		return nil, fmt.Errorf("introduction %.12s: %w", id, err)
 	}
 	tree, err := w.store.Tree(id)
 	if err != nil {
-		return fail("%w", err)
+		return fail(err)
 	}
 	files, err := clusterFiles(tree)
 	if err != nil {
-		return fail("%w", err)
+		return fail(err)
 	}
 	cluster, problems, err := loadCluster(tree)
 	if err != nil {
-		return fail("%w", err)
+		return fail(err)
 	}
 	if len(problems) > 0 {
 		errs := make([]error, len(problems))
 		for i, p := range problems {
 			errs[i] = p
 		}
-		return fail("%w", errors.Join(errs...))
+		return fail(errors.Join(errs...))
 	}
 	x, err := w.examine(id, cluster.signers)
 	if err != nil {
-		return fail("%w", err)
+		return fail(err)
 	}
 	if x.reason != "" {
-		return fail("%w", &unvouchedError{x.refuse("", x.reason, reconcile.Commit{}, nil)})
+		return fail(&unvouchedError{x.refuse("", x.reason, reconcile.Commit{}, nil)})
 	}
 	cluster.commit, cluster.files, cluster.at = x.at, files, files
 	prev := &position{cluster: cluster}

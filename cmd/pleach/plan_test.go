@@ -34,7 +34,11 @@ func newFlockRepo(t testing.TB, nodes int, files map[string]string) *flockRepo {
 	key := filepath.Join(r.dir, ".git", "key")
 	r.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ann@example.com", "-f", key)
 	for _, kv := range [][2]string{
-		{"user.name", "Ann"}, {"user.email", "ann@example.com"}, {"gpg.format", "ssh"}, {"user.signingkey", key}, {"commit.gpgsign", "true"},
+		{"user.name", "Ann"},
+		{"user.email", "ann@example.com"},
+		{"gpg.format", "ssh"},
+		{"user.signingkey", key},
+		{"commit.gpgsign", "true"},
 		{"gc.auto", "0"},
 	} {
 		r.git("config", kv[0], kv[1])

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -50,9 +51,7 @@ func TestPlanComesTrue(t *testing.T) {
 			}
 			foretold, came := positions(flock.Instances()), map[reconcile.Slot]position{}
 			for _, d := range recording.Latest() {
-				for slot, p := range positions(d.Instances) {
-					came[slot] = p
-				}
+				maps.Copy(came, positions(d.Instances))
 			}
 			for slot, p := range foretold {
 				if came[slot] != p {

@@ -143,7 +143,7 @@ func (p *prospect) lastKnown(clone *gitstore.Clone) error {
 	branch := "origin/" + cmp.Or(p.latest().Cluster.Spec.Status.Branch, statusbranch.DefaultBranch)
 	id, err := clone.Resolve("refs/remotes/" + branch)
 	if err != nil {
-		return nil // nobody said what runs; enrolled says what follows from that
+		return nil //nolint:nilerr // nobody said what runs; enrolled says what follows from that
 	}
 	tree, err := clone.Tree(id)
 	if err != nil {
@@ -151,7 +151,7 @@ func (p *prospect) lastKnown(clone *gitstore.Clone) error {
 	}
 	entries, err := tree.ReadDir("status")
 	if err != nil {
-		return nil // a branch of that name that no agent has written
+		return nil //nolint:nilerr // a branch of that name that no agent has written
 	}
 	for _, e := range entries {
 		if path.Ext(e.Name()) != ".json" {

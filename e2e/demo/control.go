@@ -45,7 +45,7 @@ func (f *flock) control() http.Handler {
 			return err
 		}
 		// Whoever asked may go away; what was begun is finished.
-		return fault(f, m, context.WithoutCancel(r.Context()))
+		return fault(f, context.WithoutCancel(r.Context()), m)
 	})
 	return mux
 }

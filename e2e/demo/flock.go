@@ -162,7 +162,7 @@ func (m *machine) endAgent(ctx context.Context) error {
 }
 
 // The faults that the demo offers, by the word on its command line.
-var faults = map[string]func(*flock, *machine, context.Context) error{
+var faults = map[string]func(*flock, context.Context, *machine) error{
 	"off":   (*flock).off,
 	"on":    (*flock).on,
 	"crash": (*flock).crash,
@@ -170,13 +170,13 @@ var faults = map[string]func(*flock, *machine, context.Context) error{
 }
 
 // off pulls the plug of a machine.
-func (f *flock) off(m *machine, _ context.Context) error {
+func (f *flock) off(_ context.Context, m *machine) error {
 	m.quit()
 	return m.PowerOff()
 }
 
 // on switches it on again.
-func (f *flock) on(m *machine, ctx context.Context) error {
+func (f *flock) on(ctx context.Context, m *machine) error {
 	if err := m.Start(ctx); err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (f *flock) on(m *machine, ctx context.Context) error {
 }
 
 // crash kills the agent alone; it is started again soon.
-func (f *flock) crash(m *machine, _ context.Context) error {
+func (f *flock) crash(_ context.Context, m *machine) error {
 	if m.stop == nil {
 		return fmt.Errorf("%s is off", m.Name)
 	}
@@ -196,4 +196,4 @@ func (f *flock) crash(m *machine, _ context.Context) error {
 }
 
 // cut takes a machine off the network; its pods run on.
-func (f *flock) cut(m *machine, _ context.Context) error { return f.underlay.Isolate(m.Node) }
+func (f *flock) cut(_ context.Context, m *machine) error { return f.underlay.Isolate(m.Node) }

@@ -65,7 +65,7 @@ func (d *demo) resetHost(ctx context.Context) error {
 	if err := d.stopHost(); err != nil {
 		return err
 	}
-	if _, err := os.Stat(d.hostDir()); err != nil {
+	if _, err := os.Stat(d.hostDir()); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	_, err := run(ctx, "", d.pleach, "reset", "--yes", "--dir", d.hostDir(),
