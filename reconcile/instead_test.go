@@ -57,16 +57,19 @@ func crowded(t *testing.T, seed int64, without rule) (broken string, ended bool,
 // TestASurgeThatFitsNowhereStopsFirst, within the bounds, on nodes that hear late of each other.
 func TestASurgeThatFitsNowhereStopsFirst(t *testing.T) {
 	without := 0
-	for seed := range seeds(6, 40) {
+	for seed := range seeds(1, 40) {
 		broken, ended, f := crowded(t, seed, noRule)
 		if broken != "" || !ended {
 			t.Errorf("seed %d: %s; ended: %v\n%s", seed, broken, ended, f.story())
+		}
+		if testing.Short() {
+			continue
 		}
 		if broken, _, _ := crowded(t, seed, ruleToken); broken != "" {
 			without++
 		}
 	}
-	if without == 0 {
+	if without == 0 && !testing.Short() {
 		t.Error("without the token no bound is broken")
 	}
 }

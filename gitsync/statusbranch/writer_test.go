@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -159,6 +160,7 @@ func TestSetNeverBlocks(t *testing.T) {
 
 // shared is a branch that several writers push to; face is how one of them sees it.
 type shared struct {
+	mu      sync.Mutex
 	author  string
 	version int
 	at      []time.Time
@@ -171,6 +173,8 @@ type face struct {
 }
 
 func (f *face) publish(_ context.Context, _, waited map[string][]byte) (outcome, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	foreign := f.version != f.seen && f.author != f.name
 	f.seen = f.version
 	if waited == nil && foreign {
@@ -187,19 +191,19 @@ func TestBudgetOfTheFlock(t *testing.T) {
 	const perMinute = 6
 	synctest.Test(t, func(t *testing.T) {
 		remote := &shared{}
-		courier := 0
+		var courier atomic.Int32
 		var writers []*Writer
 		ctx, cancel := context.WithCancel(t.Context())
 		var group sync.WaitGroup
 		for i := range 3 {
-			w := newWriter(Config{PushesPerMinute: perMinute, StandBy: time.Hour, Rank: func() int { return (i - courier + 3) % 3 }},
+			w := newWriter(Config{PushesPerMinute: perMinute, StandBy: time.Hour, Rank: func() int { return (i - int(courier.Load()) + 3) % 3 }},
 				&face{shared: remote, name: fmt.Sprint("n", i)})
 			writers = append(writers, w)
 			group.Go(func() { _ = w.Run(ctx) })
 		}
 		for second := range 30 * 60 {
 			if second%47 == 46 && second < 20*60 {
-				courier = (courier + 1) % 3
+				courier.Store((courier.Load() + 1) % 3)
 			}
 			for _, w := range writers {
 				set(w, fmt.Sprint(second))
