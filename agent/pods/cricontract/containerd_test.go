@@ -370,6 +370,10 @@ func (n *node) adoption(t *testing.T) {
 	n.start(n.newPod("late")) // written down though nobody works
 	began := time.Now()
 	n.run()
+	<-n.m.Looked()
+	for _, uid := range n.m.Found() {
+		n.m.Resume(uid) // nothing of it runs
+	}
 	n.within(time.Minute, "all adopted", func() bool {
 		for _, p := range n.m.Pods() {
 			if p.Name == "live" && !ready(p) || p.Name == "late" && p.Status.Phase != corev1.PodRunning {
