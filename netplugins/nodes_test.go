@@ -273,7 +273,7 @@ func TestHostPorts(t *testing.T) {
 	}
 	server := one.pod(t, "server", port(8080, "", "TCP"), port(8081, "192.0.2.1", "tcp"), port(8082, "192.0.2.99", "tcp"), port(8080, "", "UDP"), port(8080, "", "SCTP"))
 	near, far := one.pod(t, "near"), machines[1].pod(t, "far")
-	world := sandbox{netns: "/proc/self/ns/net"}
+	world := sandbox{netns: "/proc/thread-self/ns/net"}
 	check := func(t *testing.T) {
 		t.Helper()
 		for _, tt := range []struct {
