@@ -264,10 +264,8 @@ func (n *node) enrolled(ctx context.Context) (*corev1.Node, error) {
 	for {
 		snapshot := n.store.Snapshot()
 		if a := snapshot.Accepted(); a != nil {
-			for _, node := range a.Nodes {
-				if node.Name == n.Node {
-					return node, nil
-				}
+			if self := enrolledNode(a, n.Node); self != nil {
+				return self, nil
 			}
 			if !told {
 				told = true

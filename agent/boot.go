@@ -29,10 +29,7 @@ func nextBoot(dir string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%s: want a whole number, got %q; write a number larger than any this node has published", path, data)
 	}
-	if err := durable.WriteFile(path, []byte(strconv.FormatInt(last+1, 10)+"\n")); err != nil {
-		return 0, fmt.Errorf("write the boot counter: %w", err)
-	}
-	return last + 1, nil
+	return last + 1, raiseBoot(dir, last+1)
 }
 
 // raiseBoot writes down that a life with number to has begun.

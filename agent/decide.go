@@ -216,11 +216,11 @@ func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Ti
 // input is what is known, to decide by.
 func (d *decider) input(document reconcile.Document, seen outlook, pods []*corev1.Pod, now time.Time) reconcile.Input {
 	if d.objectsOf != d.accepted { // the same slice while nothing has changed
-		d.objectsOf, d.objects = d.accepted, objects(d.accepted)
+		d.objectsOf, d.objects = d.accepted, d.accepted.Objects()
 	}
 	in := reconcile.Input{
 		Self: d.node, Boot: document.Boot, Now: now,
-		Objects: d.objects, Apps: apps(d.accepted), Accepted: document.Accepted,
+		Objects: d.objects, Apps: d.accepted.AppNames(), Accepted: document.Accepted,
 		Nodes: nodesOf(d.accepted, d.node, seen.states), Documents: []reconcile.Document{document}, Partial: true,
 		Pods: pods, Answers: d.answers, Found: d.pods.Found(),
 	}
@@ -290,7 +290,7 @@ func (d *decider) reply(q asked, now time.Time) error {
 func (d *decider) document(accepted *gitsync.Accepted, pods []*corev1.Pod, now time.Time) (reconcile.Document, error) {
 	next := d.self()
 	next.Node, next.Boot, next.Versions = d.node, d.flock.bootCounter(), specVersions
-	next.Accepted, next.Head = vector(accepted), accepted.Head
+	next.Accepted, next.Head = accepted.Vector(), accepted.Head
 	var err error
 	if next.Instances, err = d.instances(pods); err != nil {
 		return next, err
@@ -379,23 +379,4 @@ func (d *decider) apply(a reconcile.Action, now time.Time) error {
 		return fmt.Errorf("%s: this agent knows no action %q", a.Instance.Name, a.Kind)
 	}
 	return nil
-}
-
-func objects(a *gitsync.Accepted) []reconcile.Object {
-	var all []reconcile.Object
-	for _, app := range a.Apps {
-		all = append(all, app.Objects...)
-	}
-	return all
-}
-
-// apps returns the names that pleach.yaml lists: only an app that is positively gone from it loses
-// its pods.
-func apps(a *gitsync.Accepted) []string {
-	var names []string
-	for _, app := range a.Cluster.Spec.Apps {
-		names = append(names, app.Name)
-	}
-	slices.Sort(names)
-	return names
 }

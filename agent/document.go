@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/reconcile"
 )
 
@@ -36,15 +35,6 @@ func (a *author) write(next reconcile.Document) (reconcile.Document, error) {
 		a.document, a.content = next, content
 	}
 	return a.document, nil
-}
-
-// vector returns the accepted vector of a: for every unit the commit that it stands at.
-func vector(a *gitsync.Accepted) map[string]reconcile.Commit {
-	commits := map[string]reconcile.Commit{gitsync.ClusterUnit: a.ClusterCommit}
-	for _, app := range a.Apps {
-		commits[app.Name] = app.Commit
-	}
-	return commits
 }
 
 // instances says what each pod of this node is doing, sorted by namespace and name.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,28 +149,16 @@ func (f *flock) follow(ctx context.Context, joined chan<- *membership.Membership
 }
 
 // inFlock reports whether this node and another are enrolled.
-func (f *flock) inFlock(names []string) bool {
-	self := false
-	for _, n := range names {
-		self = self || n == f.Node
-	}
-	return self && len(names) > 1
-}
+func (f *flock) inFlock(names []string) bool { return len(names) > 1 && slices.Contains(names, f.Node) }
 
-// membership returns the node's membership, to be run.
+// membership returns the membership of this node, which a enrols, to be run.
 func (f *flock) membership(a *gitsync.Accepted) *membership.Membership {
-	zone := ""
-	for _, n := range a.Nodes {
-		if n.Name == f.Node {
-			zone = n.Labels[corev1.LabelTopologyZone]
-		}
-	}
 	keys := f.gossipKeys
 	if keys == nil {
 		keys = [][]byte{membership.DeriveKey(f.Introduction, a.Cluster.Name)}
 	}
 	return membership.New(membership.Config{
-		Cluster: a.Cluster.Name, Node: f.Node, Zone: zone, Boot: f.number.Load(),
+		Cluster: a.Cluster.Name, Node: f.Node, Zone: enrolledNode(a, f.Node).Labels[corev1.LabelTopologyZone], Boot: f.number.Load(),
 		Key: f.signer.Ed25519(), Keys: f.book.Keys, GossipKeys: keys,
 		Bind: next(f.peerBind), Advertise: next(f.advertise), PeerPort: f.advertise.Port(),
 		Missing: func(alive func(string) bool) []string { return f.book.missing(alive, f.Join) },

@@ -31,14 +31,18 @@ type network struct {
 }
 
 // apply makes the network for this node as the accepted commit and the other nodes' documents have it.
-// Pods of peers that cannot be reached are a warning.
 func (n *network) apply(ctx context.Context, self *corev1.Node) error {
 	desired, err := n.wanted(n.store.Snapshot(), self)
 	if err != nil {
 		return err
 	}
+	return n.become(ctx, desired)
+}
+
+// become makes the network be desired. Pods of peers that cannot be reached are a warning.
+func (n *network) become(ctx context.Context, desired netplugins.Desired) error {
 	n.desired = desired
-	err = netplugins.Apply(ctx, desired)
+	err := netplugins.Apply(ctx, desired)
 	if errors.Is(err, netplugins.ErrPeer) {
 		n.Log.Warn("this node's pods do not reach those of every node", "err", err, "retryIn", repairInterval)
 		return nil
@@ -134,7 +138,7 @@ func (n *network) run(ctx context.Context) error {
 		if self := enrolledNode(known.Accepted(), n.Node); self != nil { // else it is being removed
 			desired, err := n.wanted(known, self)
 			if err == nil && !reflect.DeepEqual(desired, n.desired) {
-				err = n.apply(ctx, self)
+				err = n.become(ctx, desired)
 			}
 			n.complain(ctx, err)
 		}

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/policy"
-	"github.com/pleachdev/pleach/reconcile"
 )
 
 // Judge decides on this node's pods for as long as its agent runs.
@@ -105,7 +103,7 @@ func judge(a *gitsync.Accepted, t Terms, ticket Ticket) (Permit, error) {
 	if t.Action == Log {
 		ask.Verb = "get"
 	}
-	grant, ok := policy.Allow(objects(a), ask)
+	grant, ok := policy.Allow(slices.Values(a.Objects()), ask)
 	if !ok {
 		return Permit{}, &Refusal{
 			"rbac", fmt.Sprintf("no accepted Role and binding lets %s %s", who, ask),
@@ -132,18 +130,6 @@ func fixSignature(err error, t Terms) string {
 		return fmt.Sprintf("ask again: it may have been signed for another pod, node or command, or before the agent of node %s restarted", t.Node)
 	default:
 		return "sign with an SSH key of trust/allowed_signers"
-	}
-}
-
-func objects(a *gitsync.Accepted) iter.Seq[reconcile.Object] {
-	return func(yield func(reconcile.Object) bool) {
-		for _, app := range a.Apps {
-			for o := range slices.Values(app.Objects) {
-				if !yield(o) {
-					return
-				}
-			}
-		}
 	}
 }
 
