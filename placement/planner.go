@@ -128,7 +128,7 @@ func NewPlanner(in Input) *Planner {
 	p.total = make([]int64, len(p.names))
 	for i, n := range p.nodes {
 		p.byName[n.Name] = int32(i)
-		p.hashes = append(p.hashes, hashName(n.Name))
+		p.hashes = append(p.hashes, Hash(n.Name))
 		v := p.vector(n.Allocatable)
 		p.alloc = append(p.alloc, v...)
 		for r := range v {
@@ -204,7 +204,7 @@ func fraction(a, b int64) uint64 {
 
 // addSlot adds a slot, which is open until settle.
 func (p *Planner) addSlot(s Slot) int32 {
-	x := place{Slot: s, hash: hashName(s.Key), kind: p.kindOf(s.Constraints), shape: p.shapeOf(s.Requests), node: -1, by: -1}
+	x := place{Slot: s, hash: Hash(s.Key), kind: p.kindOf(s.Constraints), shape: p.shapeOf(s.Requests), node: -1, by: -1}
 	x.kind.slots++
 	i := int32(len(p.slots))
 	if n := len(p.spare); n > 0 {

@@ -2,9 +2,9 @@ package placement
 
 import "math/bits"
 
-// hashName is FNV-1a, finished by a mixer because FNV's high bits are weak on short names. Being in
-// the plan, it may never change within a spec.version.
-func hashName(s string) uint64 {
+// Hash is FNV-1a, finished by a mixer because FNV's high bits are weak on short names. Rendezvous orders
+// of all kinds are drawn with it. Being in the plan, it may never change within a spec.version.
+func Hash(s string) uint64 {
 	h := uint64(0xcbf29ce484222325)
 	for i := range len(s) {
 		h = (h ^ uint64(s[i])) * 0x100000001b3

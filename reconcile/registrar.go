@@ -3,11 +3,12 @@ package reconcile
 import (
 	"cmp"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pleachdev/pleach/placement"
 )
 
 // What a registrar promises is kept in memory alone, and one that has just started promises nothing for
@@ -89,23 +90,13 @@ func (p *pass) registrar(key string) string {
 		if name != p.in.Self && (n.Gone || n.Failed || !n.Stable && p.docs[name] == nil) {
 			continue
 		}
-		h := fnv.New64a()
-		_, _ = h.Write([]byte(key + "\x00" + name))
-		if w := scatter(h.Sum64()); cmp.Or(cmp.Compare(w, weight), cmp.Compare(best, name)) > 0 || weight == 0 {
+		if w := placement.Hash(key + "\x00" + name); cmp.Or(cmp.Compare(w, weight), cmp.Compare(best, name)) > 0 || weight == 0 {
 			if name == p.in.Self || !p.index.unreachable(name) {
 				best, weight = name, w
 			}
 		}
 	}
 	return best
-}
-
-// scatter is the finalizer of MurmurHash3 (Appleby 2008): without it, names that differ in their last
-// letter have like sums.
-func scatter(h uint64) uint64 {
-	h = (h ^ h>>33) * 0xff51afd7ed558ccd
-	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
-	return h ^ h>>33
 }
 
 // mayClaim answers whether a pod may be started in a slot: once for a slot, epoch and revision, again to who

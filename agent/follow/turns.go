@@ -2,8 +2,9 @@ package follow
 
 import (
 	"encoding/binary"
-	"hash/fnv"
 	"time"
+
+	"github.com/pleachdev/pleach/placement"
 )
 
 // MinPeriod is the least time between two looks of a whole flock at the remote. Forges ask automation to
@@ -66,11 +67,5 @@ func rank(key int64, self string, nodes []string) int {
 }
 
 func weight(key int64, node string) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write(binary.BigEndian.AppendUint64([]byte(node+"\x00"), uint64(key))) // a hash takes every write
-	// FNV leaves its last bytes barely mixed (MurmurHash3's finaliser).
-	x := h.Sum64()
-	x = (x ^ x>>33) * 0xff51afd7ed558ccd
-	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
-	return x ^ x>>33
+	return placement.Hash(string(binary.BigEndian.AppendUint64([]byte(node+"\x00"), uint64(key))))
 }
