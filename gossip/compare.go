@@ -43,7 +43,7 @@ func (t *step) compareListing(from string, l Listing) {
 	}
 	var offer []Version
 	for _, id := range t.in(l.Range) {
-		if v, ok := theirs[id]; !ok || t.held[id].Version.newer(v) {
+		if v, ok := theirs[id]; !ok || t.held[id].Version.Newer(v) {
 			offer = append(offer, t.held[id].Version)
 		}
 	}

@@ -44,8 +44,8 @@ type Version struct {
 	Hash   uint64 // the first 8 bytes of the SHA-256 of the encoded document
 }
 
-// newer reports whether v replaces o, a version of the same node. Of two documents with one number
+// Newer reports whether v replaces o, a version of the same node. Of two documents with one number
 // every node keeps the same one.
-func (v Version) newer(o Version) bool {
+func (v Version) Newer(o Version) bool {
 	return cmp.Or(v.Number.Compare(o.Number), cmp.Compare(v.Hash, o.Hash)) > 0
 }

@@ -167,7 +167,7 @@ func (t *step) publish(e Publish) {
 	if d.Version.Node != t.id {
 		return
 	}
-	if old, ok := t.held[t.id]; ok && !d.Version.newer(old.Version) {
+	if old, ok := t.held[t.id]; ok && !d.Version.Newer(old.Version) {
 		return
 	}
 	t.store(d)
@@ -220,7 +220,7 @@ func (t *step) heard(from string, v Version, spread bool) {
 	if _, ok := t.enrolled[v.Node]; !ok {
 		return
 	}
-	if held, ok := t.held[v.Node]; ok && !v.newer(held.Version) {
+	if held, ok := t.held[v.Node]; ok && !v.Newer(held.Version) {
 		return
 	}
 	if v.Node == t.id && (v.Number.Boot < t.above || t.silent()) {
@@ -239,7 +239,7 @@ func (t *step) heard(from string, v Version, spread bool) {
 			w.sources = append(w.sources, from)
 		}
 		return
-	case v.newer(w.version):
+	case v.Newer(w.version):
 		w.version, w.sources, w.tries, w.told = v, nil, 0, !spread
 	default:
 		// Older than what was heard of, but that may be made up.
@@ -304,7 +304,7 @@ func (t *step) document(from string, d Sealed) {
 		return
 	}
 	held, ok := t.held[id]
-	if ok && held.Version.newer(d.Version) {
+	if ok && held.Version.Newer(d.Version) {
 		return
 	}
 	if from == d.Node && t.void[id] {
@@ -326,7 +326,7 @@ func (t *step) document(from string, d Sealed) {
 			m.Documents = append(m.Documents, d)
 		}
 		w.waiting = nil
-		if !w.version.newer(d.Version) {
+		if !w.version.Newer(d.Version) {
 			delete(t.wants, id)
 		}
 	}
@@ -342,7 +342,7 @@ func (t *step) document(from string, d Sealed) {
 // node jumps above it, and gives up when that does not end.
 func (t *step) ownSignature(v Version) {
 	own, ok := t.held[t.id]
-	if !ok || !v.newer(own.Version) || v.Number.Boot < t.above || t.silent() {
+	if !ok || !v.Newer(own.Version) || v.Number.Boot < t.above || t.silent() {
 		return
 	}
 	if !t.contested {

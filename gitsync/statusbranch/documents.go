@@ -1,7 +1,6 @@
 package statusbranch
 
 import (
-	"cmp"
 	"crypto/ed25519"
 	"fmt"
 	"io/fs"
@@ -42,11 +41,6 @@ func open(name string, data []byte, keys Keys) (gossip.Sealed, error) {
 		return gossip.Sealed{}, fmt.Errorf("%s: is the document of node %s", name, d.Node)
 	}
 	return d, nil
-}
-
-// newer orders two documents of one node as gossip does.
-func newer(a, b gossip.Sealed) bool {
-	return cmp.Or(a.Version.Number.Compare(b.Version.Number), cmp.Compare(a.Version.Hash, b.Version.Hash)) > 0
 }
 
 // readDocuments reads the signed documents of a commit, by node; refused says why some do not count.
@@ -101,7 +95,7 @@ func (b *branch) newest(wanted map[string]gitstore.TreeEntry, files map[string][
 		if _, err := gossip.Open(there.Bytes(), b.cfg.Keys); err != nil {
 			continue // not enrolled any more, or with another key
 		}
-		if mine, ok := documents[node]; ok && !newer(there, mine) {
+		if mine, ok := documents[node]; ok && !there.Version.Newer(mine.Version) {
 			continue
 		}
 		documents[node] = there
@@ -127,7 +121,7 @@ func (b *branch) covers(files map[string][]byte) bool {
 		if err != nil {
 			continue // will not be written
 		}
-		if there, ok := b.documents[d.Node]; !ok || newer(d, there) {
+		if there, ok := b.documents[d.Node]; !ok || d.Version.Newer(there.Version) {
 			return false
 		}
 	}
