@@ -60,7 +60,7 @@ func (p *pass) yield() {
 			continue
 		}
 		reason := fmt.Sprintf("preempted by %s of higher priority", x.w.label(x.s))
-		for _, m := range append(slices.Clip(v.s.old), v.s.now...) {
+		for _, m := range v.s.live() {
 			if m.Node == p.in.Self {
 				p.stop(m, ByPreempted, reason)
 				p.explain(v.w, v.s, RuleStop, reason)
@@ -114,7 +114,7 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 		say(RuleClaim, why)
 		return
 	}
-	z := p.size(x.w, x.template)
+	z := x.w.size(x.template)
 	if reasons := z.requests.Fits(*free); len(reasons) > 0 {
 		reason := fmt.Sprintf("node %s declined: %s", p.in.Self, reasons[0])
 		p.declines = append(p.declines, Decline{Slot: x.s.id, Revision: x.template.Revision, Reason: reason, At: p.in.Now})
@@ -237,13 +237,12 @@ func (p *pass) fitsWithout(x *want, free placement.Resources) bool {
 	if q == nil || q.node == nil {
 		return false
 	}
-	z, n := p.size(x.w, x.template), p.index.placementNode(q)
+	z, n := x.w.size(x.template), p.index.placementNode(q)
 	return z.constraints.Admits(&n) == "" && len(z.requests.Fits(free.Add(p.uses(x.w, *x.beside)))) == 0
 }
 
 // start claims a slot for this node, with the epoch that the registrar has given.
 func (p *pass) start(x *want) {
-	memory := x.s.memory
 	c := claim{slot: x.s.id, epoch: x.epoch, node: p.in.Self, boot: p.in.Boot}
 	i := Instance{
 		Slot: x.s.id, Revision: x.template.Revision, Epoch: c.epoch, Node: c.node, Boot: c.boot,
@@ -251,8 +250,7 @@ func (p *pass) start(x *want) {
 		Kind: x.w.kind, Namespace: x.w.namespace, Owner: x.w.name,
 		Name: c.podName(x.w, x.template.Revision), UID: c.uid(), Phase: corev1.PodPending,
 	}
-	memory.Epoch, memory.Node, memory.Boot = c.epoch, c.node, c.boot
-	x.s.memory = memory
+	x.s.memory.Epoch, x.s.memory.Node, x.s.memory.Boot = c.epoch, c.node, c.boot
 	p.ended(x.s)
 
 	reason := fmt.Sprintf("fills %s at revision %s", x.w.label(x.s), i.Revision)

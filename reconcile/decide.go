@@ -190,9 +190,7 @@ func (p *pass) change(w *workload, s *slot, m Instance, reason string) {
 	w.roll.places[s.index].ready = false
 	p.stop(m, w.object.Commit.ID, reason)
 	if m.Node == p.in.Self {
-		memory := s.memory
-		memory.Released = m.Epoch
-		s.memory = memory
+		s.memory.Released = m.Epoch
 		p.explain(w, s, RuleStop, reason)
 		return
 	}

@@ -15,11 +15,10 @@ const (
 
 // empty handles a slot without a live pod.
 func (p *pass) empty(w *workload, s *slot) {
-	memory := s.memory
+	memory := &s.memory
 	if w.strategy.once {
 		if len(s.ended) > 0 {
 			memory.Finished = s.ended[0].Phase
-			s.memory = memory
 		}
 		if memory.Finished != "" {
 			p.explain(w, s, RuleFinished, "ran to its end: "+string(memory.Finished))
@@ -34,7 +33,6 @@ func (p *pass) empty(w *workload, s *slot) {
 		memory.Ended = s.ended[0].UID
 		memory.Failures++
 		memory.Retry = p.in.Now.Add(backOff(backOffFirst, memory.Failures))
-		s.memory = memory
 	}
 	if p.in.Now.Before(memory.Retry) {
 		p.wakeAt(memory.Retry)

@@ -115,7 +115,7 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 		slots = append(slots, e)
 	}
 	for _, s := range w.slots {
-		live := append(slices.Clip(s.old), s.now...)
+		live := s.live()
 		if len(live) > 0 && live[0].live() && p.leaves(w, live[0]) {
 			hold(live) // where it is; its new place is planned as that of a surge
 		} else if len(live) > 0 {
@@ -249,6 +249,7 @@ type size struct {
 	constraints *placement.Constraints
 }
 
+// size returns what a template of the workload asks for.
 func (w *workload) size(t *Template) size {
 	z, ok := w.sizes[t]
 	if !ok {
@@ -259,9 +260,6 @@ func (w *workload) size(t *Template) size {
 	return z
 }
 
-// size returns what a template of a workload asks for.
-func (p *pass) size(w *workload, t *Template) size { return w.size(t) }
-
 // uses returns what an instance holds of its node: as its pod says, else its template, else the
 // newest one.
 func (p *pass) uses(w *workload, m Instance) placement.Resources {
@@ -271,7 +269,7 @@ func (p *pass) uses(w *workload, m Instance) placement.Resources {
 	if w == nil {
 		return placement.Resources{Pods: 1}
 	}
-	return p.size(w, cmp.Or(w.template(m.Revision), &w.templates[0])).requests
+	return w.size(cmp.Or(w.template(m.Revision), &w.templates[0])).requests
 }
 
 // placementNode joins what Git says of a node with its own document.
@@ -298,10 +296,10 @@ func (p *pass) evictedBy(w *workload) (corev1.Taint, bool) {
 	if q == nil || q.node == nil {
 		return corev1.Taint{}, false
 	}
-	c := p.size(w, &w.templates[0]).constraints
+	c := w.size(&w.templates[0]).constraints
 	for _, t := range q.node.Node.Spec.Taints {
 		one := placement.Node{Taints: []corev1.Taint{t}}
-		if !isDrain(t) && !c.Keeps(&one) {
+		if !IsDrain(t) && !c.Keeps(&one) {
 			return t, true
 		}
 	}

@@ -25,7 +25,7 @@ func (p *pass) drained(node string) bool {
 	if q == nil || q.node == nil {
 		return true
 	}
-	return slices.ContainsFunc(q.node.Node.Spec.Taints, isDrain)
+	return slices.ContainsFunc(q.node.Node.Spec.Taints, IsDrain)
 }
 
 // draining reports whether any node is drained, or not enrolled any more and has pods.
@@ -35,10 +35,11 @@ func (x *index) draining() bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(x.nodes, func(n Node) bool { return slices.ContainsFunc(n.Node.Spec.Taints, isDrain) })
+	return slices.ContainsFunc(x.nodes, func(n Node) bool { return slices.ContainsFunc(n.Node.Spec.Taints, IsDrain) })
 }
 
-func isDrain(t corev1.Taint) bool {
+// IsDrain reports whether a taint drains a node.
+func IsDrain(t corev1.Taint) bool {
 	return t.Key == DrainTaint && t.Effect == corev1.TaintEffectNoExecute
 }
 
@@ -57,7 +58,7 @@ func (p *pass) leaves(w *workload, m Instance) bool {
 	}
 	for _, taint := range q.node.Node.Spec.Taints {
 		one := placement.Node{Taints: []corev1.Taint{taint}}
-		if isDrain(taint) && !w.size(t).constraints.Keeps(&one) {
+		if IsDrain(taint) && !w.size(t).constraints.Keeps(&one) {
 			return true
 		}
 	}
@@ -66,16 +67,9 @@ func (p *pass) leaves(w *workload, m Instance) bool {
 
 // moving reports whether any pod of the workload is to move.
 func (p *pass) moving(w *workload) bool {
-	for _, s := range w.slots {
-		for _, list := range [][]Instance{s.now, s.old} {
-			for _, m := range list {
-				if p.leaves(w, m) {
-					return true
-				}
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(w.slots, func(s *slot) bool {
+		return slices.ContainsFunc(s.live(), func(m Instance) bool { return p.leaves(w, m) })
+	})
 }
 
 // relocate moves the only pod of a slot from a drained node. It reports whether the slot has one.

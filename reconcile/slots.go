@@ -50,6 +50,9 @@ type slot struct {
 	ended   []Instance
 }
 
+// live lists the pods that live, those of revisions that are not wanted any more first.
+func (s *slot) live() []Instance { return append(slices.Clip(s.old), s.now...) }
+
 // holder is the pod that speaks for the slot; nil when there is none.
 func (s *slot) holder() *Instance {
 	for _, list := range [][]Instance{s.now, s.old, s.leaving, s.ended} {
@@ -132,7 +135,7 @@ func (p *pass) fill(g *tracked) {
 	g.claimed = g.claimed[:0]
 	for _, s := range g.w.slots {
 		p.settle(g.w, s)
-		if live := append(slices.Clip(s.old), s.now...); len(live) > 0 && p.fresh(live[0]) {
+		if live := s.live(); len(live) > 0 && p.fresh(live[0]) {
 			fresh = true
 			if c, ok := causeOfClaim(live[0]); ok && !slices.Contains(g.claimed, c) {
 				g.claimed = append(g.claimed, c)
@@ -217,7 +220,7 @@ func (p *pass) settle(w *workload, s *slot) {
 			p.dueAt(s.now[0].ReadySince.Add(backOffReset + 1))
 		}
 	}
-	live := append(slices.Clip(s.old), s.now...)
+	live := s.live()
 	beside := m.OpenBeside && len(live) == 1 && (len(s.old) == 1 || p.leaves(w, live[0]))
 	if len(live) > 0 && !beside {
 		m.Open, m.OpenRevision, m.OpenBeside = time.Time{}, "", false

@@ -14,9 +14,6 @@ import (
 // What is shown of nodes that do not answer: how this node holds them counts more than what they last
 // said of themselves.
 
-// DrainTaint is the key of the taint of a node that is being drained.
-const DrainTaint = "pleach.dev/drain"
-
 // hold adds what membership knows: it counts more than what the node last said of itself.
 func (s *NodeSummary) hold(m *state.Member) {
 	if m == nil {

@@ -127,7 +127,7 @@ func (v view) status() Status {
 		if n.Spec.Unschedulable {
 			s.Scheduling = "cordoned"
 		}
-		if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == DrainTaint }) {
+		if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == reconcile.DrainTaint }) {
 			s.Scheduling = "draining"
 		}
 		if d := v.Document(n.Name); d != nil {

@@ -481,6 +481,17 @@ func (j *judge) inSlot(slot reconcile.Slot) (out []reconcile.Instance) {
 	return out
 }
 
+// senior reports whether a has the earlier right to the slot of both.
+func senior(a, b reconcile.Instance) bool {
+	switch {
+	case a.Epoch != b.Epoch:
+		return a.Epoch > b.Epoch
+	case !a.Claimed.Equal(b.Claimed):
+		return a.Claimed.Before(b.Claimed)
+	}
+	return a.Node < b.Node
+}
+
 func has(d *reconcile.Document, uid types.UID) bool {
 	return slices.ContainsFunc(d.Instances, func(m reconcile.Instance) bool { return m.UID == uid })
 }

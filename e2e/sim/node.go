@@ -317,17 +317,6 @@ func (n *node) reply(a reconcile.Ask) *reconcile.Answer {
 	return &answer
 }
 
-// senior reports whether a has the earlier right to the slot of both.
-func senior(a, b reconcile.Instance) bool {
-	switch {
-	case a.Epoch != b.Epoch:
-		return a.Epoch > b.Epoch
-	case !a.Claimed.Equal(b.Claimed):
-		return a.Claimed.Before(b.Claimed)
-	}
-	return a.Node < b.Node
-}
-
 func short(text string) string {
 	var level int64
 	if len(text) == 40 {

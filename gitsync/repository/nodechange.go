@@ -15,10 +15,11 @@ import (
 	"github.com/pleachdev/pleach/gitsync/manifest"
 	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+	"github.com/pleachdev/pleach/reconcile"
 )
 
 // DrainTaint is what a drained node carries: its pods go to other nodes, gently. DaemonSets' stay.
-var DrainTaint = corev1.Taint{Key: "pleach.dev/drain", Effect: corev1.TaintEffectNoExecute}
+var DrainTaint = corev1.Taint{Key: reconcile.DrainTaint, Effect: corev1.TaintEffectNoExecute}
 
 // CordonNode marks a node as unschedulable: no pod comes, those that are there stay. Nothing is
 // committed, and the id is "", when that is so already; the same holds for the other changes.
@@ -32,12 +33,12 @@ func CordonNode(dir, name string, c Change) (commitID string, err error) {
 func DrainNode(dir, name string, c Change) (commitID string, err error) {
 	return c.changeNode(dir, name, "drain", func(n *corev1.Node) {
 		n.Spec.Unschedulable = true
-		if !slices.ContainsFunc(n.Spec.Taints, isDrain) {
+		if !slices.ContainsFunc(n.Spec.Taints, reconcile.IsDrain) {
 			n.Spec.Taints = slices.Insert(n.Spec.Taints, 0, DrainTaint)
 		}
 	}, func(f *manifestText) {
 		f.cordon(true)
-		if !slices.ContainsFunc(f.taints(), isDrain) {
+		if !slices.ContainsFunc(f.taints(), reconcile.IsDrain) {
 			f.taint(true, DrainTaint)
 		}
 	})
@@ -47,14 +48,12 @@ func DrainNode(dir, name string, c Change) (commitID string, err error) {
 func UncordonNode(dir, name string, c Change) (commitID string, err error) {
 	return c.changeNode(dir, name, "uncordon", func(n *corev1.Node) {
 		n.Spec.Unschedulable = false
-		n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, isDrain)
+		n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, reconcile.IsDrain)
 	}, func(f *manifestText) {
 		f.cordon(false)
 		f.taint(false, DrainTaint)
 	})
 }
-
-func isDrain(t corev1.Taint) bool { return t.Key == DrainTaint.Key && t.Effect == DrainTaint.Effect }
 
 // RemoveNode takes a node's file away, and with it its place in the flock. Its lines in
 // trust/allowed_signers stay, so that the status commits that it signed are good for ever: a key with

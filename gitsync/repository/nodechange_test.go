@@ -12,6 +12,7 @@ import (
 	"github.com/pleachdev/pleach/gitsync/manifest"
 	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
+	"github.com/pleachdev/pleach/reconcile"
 )
 
 // garden is a repository with the nodes n1 and n2.
@@ -100,7 +101,7 @@ func TestEditNodeKeepsTheRest(t *testing.T) {
 	undo := func(n *corev1.Node) {
 		n.Spec.Unschedulable = false
 		for i, x := range n.Spec.Taints {
-			if isDrain(x) {
+			if reconcile.IsDrain(x) {
 				n.Spec.Taints = append(n.Spec.Taints[:i:i], n.Spec.Taints[i+1:]...)
 				return
 			}
