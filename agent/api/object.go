@@ -287,15 +287,18 @@ func (v view) instances() []*reconcile.Instance {
 	return out
 }
 
+// WorkloadName is how people write a workload: "deploy/web".
+func WorkloadName(kind, name string) string {
+	if k, err := FindKind(kind); err == nil && len(k.Short) > 0 {
+		return k.Short[0] + "/" + name
+	}
+	return strings.ToLower(kind) + "/" + name
+}
+
 // SlotName is how people write a slot: "deploy/web/2", "ds/agent/node-1".
 func SlotName(kind, name string, s reconcile.Slot) string {
-	k, err := FindKind(kind)
-	short := strings.ToLower(kind)
-	if err == nil && len(k.Short) > 0 {
-		short = k.Short[0]
-	}
 	if s.Node != "" {
-		return short + "/" + name + "/" + s.Node
+		return WorkloadName(kind, name) + "/" + s.Node
 	}
-	return fmt.Sprintf("%s/%s/%d", short, name, s.Ordinal)
+	return fmt.Sprintf("%s/%d", WorkloadName(kind, name), s.Ordinal)
 }

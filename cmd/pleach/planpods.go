@@ -65,12 +65,6 @@ func (t totals) String() string {
 	if t == (totals{Stays: t.Stays, Waits: t.Waits}) {
 		return "nothing changes" + t.waiting() + "."
 	}
-	verb := func(n int, one, many string) string {
-		if n == 1 {
-			return "1 " + one
-		}
-		return fmt.Sprintf("%d %s", n, many)
-	}
 	parts := []string{verb(t.Starts, "pod starts", "pods start")}
 	if t.Replaced > 0 {
 		parts = append(parts, verb(t.Replaced, "is replaced where it is", "are replaced where they are"))
@@ -83,7 +77,15 @@ func (t totals) waiting() string {
 	if t.Waits == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; %s no pod", map[bool]string{true: "1 slot has", false: fmt.Sprint(t.Waits, " slots have")}[t.Waits == 1])
+	return "; " + verb(t.Waits, "slot has", "slots have") + " no pod"
+}
+
+// verb says how many do something.
+func verb(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // comparePods says what becomes of every slot between what ran and what runs in the end.

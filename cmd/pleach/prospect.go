@@ -244,11 +244,7 @@ func setLabel(labels map[string]string, key, value string) map[string]string {
 
 // list names some of many.
 func list(names map[string]bool) string {
-	var sorted []string
-	for name := range names {
-		sorted = append(sorted, name)
-	}
-	slices.Sort(sorted)
+	sorted := slices.Sorted(maps.Keys(names))
 	if len(sorted) > 4 {
 		return fmt.Sprintf("%s and %d more nodes", strings.Join(sorted[:3], ", "), len(sorted)-3)
 	}

@@ -209,18 +209,10 @@ func nodeState(n api.NodeSummary) string {
 	return state
 }
 
-// workloadName is "deploy/web".
-func workloadName(w *reconcile.WorkloadStatus) string {
-	if k, err := api.FindKind(w.Kind); err == nil && len(k.Short) > 0 {
-		return k.Short[0] + "/" + w.Name
-	}
-	return strings.ToLower(w.Kind) + "/" + w.Name
-}
-
 func (p page) workloads(st *api.Status) []string {
 	var rows []string
 	for _, w := range st.Workloads {
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%d/%d\t%d\t%d\t%s", w.Namespace, workloadName(w), w.Ready, w.Desired, w.Updated, w.Available, p.workloadState(w)))
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%d/%d\t%d\t%d\t%s", w.Namespace, api.WorkloadName(w.Kind, w.Name), w.Ready, w.Desired, w.Updated, w.Available, p.workloadState(w)))
 	}
 	return rows
 }

@@ -204,7 +204,7 @@ func factsOf(st *api.Status) []fact {
 			first := w.Waiting[0]
 			text += fmt.Sprintf("; slot %s: %s", cmp.Or(first.Slot.Node, fmt.Sprint(first.Slot.Ordinal)), printable(first.Reason))
 		}
-		add(w.Namespace+" "+workloadName(w), "%s", text)
+		add(w.Namespace+" "+api.WorkloadName(w.Kind, w.Name), "%s", text)
 	}
 	for _, r := range st.Refusals {
 		add(fmt.Sprintf("refused %s for %s", short(r.Commit), unitName(r.App)), "%q by %s: %s", r.Subject, printable(r.Author), printable(r.Reason))

@@ -263,14 +263,22 @@ func (f *flock) apart(d deployment) string {
               app: %s`, d.name)
 }
 
-// deploy pushes a deployment and waits until all of its pods are ready.
-func (f *flock) deploy(d deployment) error {
+// release pushes a deployment and waits until all of its pods are ready. It returns when the push began,
+// and when the last pod was seen ready.
+func (f *flock) release(d deployment) (began, last time.Time, err error) {
 	f.write(d)
-	f.commit("deploy " + d.name)
+	f.commit(fmt.Sprintf("%s at version %s", d.name, d.version))
 	watched := f.watch(f.ctx, d)
 	defer watched.cancel()
+	began = time.Now()
 	f.repo.Push()
-	_, err := watched.ready(d.replicas, d.version)
+	ready, err := watched.ready(d.replicas, d.version)
+	return began, latest(ready), err
+}
+
+// deploy is release for who does not ask how long it takes.
+func (f *flock) deploy(d deployment) error {
+	_, _, err := f.release(d)
 	return err
 }
 
@@ -354,6 +362,14 @@ func (w *watcher) ready(n int, version string) (map[string]time.Time, error) {
 		}
 	}
 	return ready, nil
+}
+
+// latest is when the last pod was ready.
+func latest(ready map[string]time.Time) (last time.Time) {
+	for _, at := range ready {
+		last = later(last, at)
+	}
+	return last
 }
 
 func isReady(pod *corev1.Pod) bool {

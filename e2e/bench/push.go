@@ -79,10 +79,7 @@ func (f *flock) pushes(prefix string, n int, pause func() time.Duration) (m meas
 			watched.cancel()
 			return m, err
 		}
-		var last time.Time
-		for _, at := range ready {
-			last = later(last, at)
-		}
+		last := latest(ready)
 		watched.cancel()
 		after, err := f.node.CPU()
 		if err != nil {

@@ -51,19 +51,9 @@ func (f *flock) rollout() error {
 // rolls pushes a deployment and returns the time from the first pod that the agent decided to start
 // to the last one seen ready, so that both figures leave out the way of the commit.
 func (f *flock) rolls(d deployment) (time.Duration, error) {
-	f.write(d)
-	f.commit(fmt.Sprintf("%s at version %s", d.name, d.version))
-	watched := f.watch(f.ctx, d)
-	defer watched.cancel()
-	began := time.Now()
-	f.repo.Push()
-	ready, err := watched.ready(d.replicas, d.version)
+	began, last, err := f.release(d)
 	if err != nil {
 		return 0, err
-	}
-	var last time.Time
-	for _, at := range ready {
-		last = later(last, at)
 	}
 	first, err := f.firstStart(d, began)
 	return last.Sub(first), err

@@ -87,19 +87,9 @@ func (b *bench) three() error {
 
 // pushed pushes a deployment, and returns the time until the first node shows all of its pods Ready.
 func (f *flock) pushed(d deployment) (time.Duration, error) {
-	f.write(d)
-	f.commit("deploy " + d.name)
-	watched := f.watch(f.ctx, d)
-	defer watched.cancel()
-	began := time.Now()
-	f.repo.Push()
-	ready, err := watched.ready(d.replicas, d.version)
+	began, last, err := f.release(d)
 	if err != nil {
 		return 0, err
-	}
-	var last time.Time
-	for _, at := range ready {
-		last = later(last, at)
 	}
 	return last.Sub(began), f.settle()
 }
