@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -61,9 +60,7 @@ func (f *flock) setUp(count int) error {
 	if _, err := os.Stat(program); err != nil {
 		return fmt.Errorf("%w: make build makes it", err)
 	}
-	// Nobody builds it anew under a measurement.
-	f.pleach = filepath.Join(f.lab.Dir, "pleach")
-	if err := copyProgram(program, f.pleach); err != nil {
+	if f.pleach, err = f.lab.Keep(program, "pleach"); err != nil {
 		return err
 	}
 	if _, err := f.lab.NewUnderlay(); err != nil {
@@ -117,20 +114,14 @@ func (f *flock) initRepo() error {
 		return err
 	}
 	dir := filepath.Join(f.lab.Dir, "config")
-	for i, m := range f.machines {
-		args := []string{"init", dir, "--cluster", "bench", "--node", m.Name, "--dir", m.dir()}
-		if i > 0 {
-			args = []string{"node", "add", m.Name, "-C", dir, "--address", m.Addr.String(), "--dir", m.dir()}
-		}
-		args = append(args, "--signing-key", key.File, "--author-name", "Bench", "--author-email", user)
-		if out, err := exec.CommandContext(f.ctx, f.pleach, args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("pleach %s: %w: %s", args[0], err, out)
-		}
-		if i == 0 {
-			f.repo = f.lab.OpenRepo(f, key, dir)
-			f.introduction = f.repo.Head()
-		}
+	var nodes []lab.Enrolled
+	for _, m := range f.machines {
+		nodes = append(nodes, lab.Enrolled{Name: m.Name, Dir: m.dir(), Address: m.Addr.String()})
 	}
+	if f.introduction, err = lab.Enrol(f.ctx, f.pleach, dir, "bench", key, "Bench", nodes...); err != nil {
+		return err
+	}
+	f.repo = f.lab.OpenRepo(f, key, dir)
 	f.repo.Git("remote", "add", "origin", f.git.URL("flock"))
 	f.repo.Replace("pleach.yaml", "name: hello", "name: bench")
 	f.repo.Replace("pleach.yaml", "path: apps/hello", "path: apps/bench")
@@ -404,14 +395,6 @@ func (f *flock) keepLogs() {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 		}
 	}
-}
-
-func copyProgram(from, to string) error {
-	body, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(to, body, 0o755)
 }
 
 // fields of a log line in slog's text form, by name.

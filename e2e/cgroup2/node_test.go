@@ -52,7 +52,9 @@ func newNode(t *testing.T) *node {
 
 	root := filepath.Join(l.Dir, "root")
 	dir := filepath.Join(root, "var", "lib", "pleach")
-	install(t, buildPleach(t), filepath.Join(root, "bin", "pleach"))
+	program, err := lab.Pleach()
+	must(t, err)
+	install(t, program, filepath.Join(root, "bin", "pleach"))
 	key, err := lab.NewKey(ctx, l.Dir, user)
 	must(t, err)
 	config := filepath.Join(l.Dir, "config")
@@ -95,16 +97,6 @@ func onHost(t *testing.T, address string) string {
 	_, port, err := net.SplitHostPort(address)
 	must(t, err)
 	return net.JoinHostPort(hostAddr, port)
-}
-
-// buildPleach builds the program under test, with the node binaries inside.
-func buildPleach(t *testing.T) string {
-	t.Helper()
-	module := strings.TrimSpace(output(t, "", "go", "env", "GOMOD"))
-	output(t, filepath.Dir(module), "make", "--silent", "node-binaries")
-	program, err := lab.Program(t.Context(), "cmd/pleach")
-	must(t, err)
-	return program
 }
 
 // pushImages fills the registry, which stands for every registry of the world.

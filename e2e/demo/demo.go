@@ -110,15 +110,12 @@ func (d *demo) prepare(ctx context.Context) (services, error) {
 	if err != nil {
 		return none, err
 	}
-	sign := []string{"--signing-key", key.File, "--author-name", "Demo", "--author-email", user}
-	for i, m := range s.Nodes {
-		args := []string{"init", d.config(), "--cluster", "demo", "--node", m.Name, "--dir", m.Dir}
-		if i > 0 {
-			args = []string{"node", "add", m.Name, "-C", d.config(), "--address", m.Address, "--dir", m.Dir}
-		}
-		if _, err := run(ctx, "", d.pleach, append(args, sign...)...); err != nil {
-			return none, err
-		}
+	var nodes []lab.Enrolled
+	for _, m := range s.Nodes {
+		nodes = append(nodes, lab.Enrolled{Name: m.Name, Dir: m.Dir, Address: m.Address})
+	}
+	if _, err := lab.Enrol(ctx, d.pleach, d.config(), "demo", key, "Demo", nodes...); err != nil {
+		return none, err
 	}
 	if err := d.addApp(ctx, s); err != nil {
 		return none, err

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -84,31 +82,14 @@ func (f *flock) must(err error) {
 	}
 }
 
-// pleach builds the program under test, with the node binaries inside, once.
-var pleach = sync.OnceValues(func() (string, error) {
-	ctx := context.Background()
-	root, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, "make", "--silent", "node-binaries")
-	cmd.Dir = filepath.Dir(strings.TrimSpace(string(root)))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("make node-binaries: %w\n%s", err, out)
-	}
-	return lab.Program(ctx, "cmd/pleach")
-})
-
 // servers makes the network, the Git server and the registry.
 func (f *flock) servers() {
 	f.t.Helper()
 	ctx := f.t.Context()
-	built, err := pleach()
+	built, err := lab.Pleach()
 	f.must(err)
-	f.program = filepath.Join(f.lab.Dir, "pleach") // a copy of the flock's own: nobody builds it anew under a running test
-	body, err := os.ReadFile(built)
+	f.program, err = f.lab.Keep(built, "pleach")
 	f.must(err)
-	f.must(os.WriteFile(f.program, body, 0o755))
 	f.underlay, err = f.lab.NewUnderlay()
 	f.must(err)
 	f.git, err = f.lab.GitServer()
@@ -130,20 +111,13 @@ func (f *flock) enrol() {
 	key, err := lab.NewKey(f.t.Context(), f.lab.Dir, user)
 	f.must(err)
 	dir := filepath.Join(f.lab.Dir, "config")
-	for i, m := range f.machines {
-		args := []string{"init", dir, "--cluster", "test", "--node", m.Name, "--dir", m.dir()}
-		if i > 0 {
-			args = []string{"node", "add", m.Name, "-C", dir, "--address", m.Addr.String(), "--dir", m.dir()}
-		}
-		args = append(args, "--signing-key", key.File, "--author-name", "Alice", "--author-email", user)
-		if out, err := exec.CommandContext(f.t.Context(), f.program, args...).CombinedOutput(); err != nil {
-			f.t.Fatalf("pleach %s: %v: %s", args[0], err, out)
-		}
-		if i == 0 {
-			f.repo = f.lab.OpenRepo(f.t, key, dir)
-			f.introduction = f.repo.Head()
-		}
+	var nodes []lab.Enrolled
+	for _, m := range f.machines {
+		nodes = append(nodes, lab.Enrolled{Name: m.Name, Dir: m.dir(), Address: m.Addr.String()})
 	}
+	f.introduction, err = lab.Enrol(f.t.Context(), f.program, dir, "test", key, "Alice", nodes...)
+	f.must(err)
+	f.repo = f.lab.OpenRepo(f.t, key, dir)
 	f.repo.Git("remote", "add", "origin", f.git.URL("flock"))
 	f.repo.Replace("pleach.yaml", "name: hello", "name: test")
 	f.repo.Replace("pleach.yaml", "path: apps/hello", "path: "+appDir)

@@ -4,11 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -79,33 +75,14 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// pleach builds the program under test, with the node binaries inside, once.
-var pleach = sync.OnceValues(func() (string, error) {
-	ctx := context.Background()
-	root, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.CommandContext(ctx, "make", "--silent", "node-binaries")
-	cmd.Dir = filepath.Dir(strings.TrimSpace(string(root)))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("make node-binaries: %w\n%s", err, out)
-	}
-	return lab.Program(ctx, "cmd/pleach")
-})
-
 // setUp makes the servers, the node, which is on, and the config repository.
 func (f *flock) setUp() {
 	f.t.Helper()
 	ctx := f.t.Context()
-	built, err := pleach()
+	built, err := lab.Pleach()
 	must(f.t, err)
-	// A copy of the flock's own: nobody builds it anew under a running test.
-	f.program = filepath.Join(f.lab.Dir, "pleach")
-	body, err := os.ReadFile(built)
+	f.program, err = f.lab.Keep(built, "pleach")
 	must(f.t, err)
-	must(f.t, os.WriteFile(f.program, body, 0o755))
-
 	_, err = f.lab.NewUnderlay()
 	must(f.t, err)
 	f.git, err = f.lab.GitServer()
@@ -130,13 +107,9 @@ func (f *flock) initRepo() {
 	key, err := lab.NewKey(f.t.Context(), f.lab.Dir, user)
 	must(f.t, err)
 	dir := filepath.Join(f.lab.Dir, "config")
-	out, err := exec.CommandContext(f.t.Context(), f.program, "init", dir, "--cluster", "test", "--node", nodeName, "--dir", f.dir(),
-		"--signing-key", key.File, "--author-name", "Alice", "--author-email", user).CombinedOutput()
-	if err != nil {
-		f.t.Fatalf("pleach init: %v: %s", err, out)
-	}
+	f.introduction, err = lab.Enrol(f.t.Context(), f.program, dir, "test", key, "Alice", lab.Enrolled{Name: nodeName, Dir: f.dir()})
+	must(f.t, err)
 	f.repo = f.lab.OpenRepo(f.t, key, dir)
-	f.introduction = f.repo.Head()
 	f.repo.Git("remote", "add", "origin", f.git.URL("flock"))
 	f.repo.Replace("pleach.yaml", "name: hello", "name: "+app)
 	f.repo.Replace("pleach.yaml", "path: apps/hello", "path: "+appDir)

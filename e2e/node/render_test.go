@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/pleachdev/pleach/e2e/lab"
 )
 
 // transition is when an agent saw a condition change, which is no part of what it renders.
@@ -87,7 +89,7 @@ func TestRendering(t *testing.T) {
 // TestValidate checks manifests of the shapes that people have, offline.
 func TestValidate(t *testing.T) {
 	t.Parallel()
-	program, err := pleach()
+	program, err := lab.Pleach()
 	must(t, err)
 	var out bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), program, "validate", "testdata/manifests")
