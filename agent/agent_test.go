@@ -22,6 +22,7 @@ import (
 
 	"github.com/pleachdev/pleach/agent/api"
 	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
@@ -169,7 +170,13 @@ func newDecider(t *testing.T, pods podRuntime) (d *decider, published *map[strin
 		self: func() reconcile.Document {
 			return reconcile.Document{Allocatable: room, Conditions: []corev1.NodeCondition{nodeReady("", "", time.Unix(1, 0))}}
 		},
-		publish:  func(files map[string][]byte) { *published = files },
+		publish: func(content statusbranch.Content) {
+			files, err := content()
+			if err != nil {
+				t.Error(err)
+			}
+			*published = files
+		},
 		starting: map[types.UID]time.Time{}, asking: map[reconcile.Ask]bool{},
 	}, published
 }

@@ -45,15 +45,15 @@ type decider struct {
 	self    func() reconcile.Document // this node apart from what it runs
 	pods    podRuntime
 	store   *state.Store
-	publish func(files map[string][]byte)
+	publish func(statusbranch.Content)
 	journal io.Writer // of what this node publishes; nil for none
 	metrics *api.Metrics
 	log     *slog.Logger
 
 	memory  *decisions
 	given   map[string]*reconcile.Document // documents of others that the state in memory has
-	report  report.Writer
-	key     ed25519.PrivateKey // signs the document
+	report  report.Writer                  // of what was published
+	key     ed25519.PrivateKey             // signs the document
 	author  author
 	said    gossip.Sealed          // the last that was published
 	asking  map[reconcile.Ask]bool // questions under way
@@ -199,18 +199,25 @@ func (d *decider) pass(ctx context.Context, snapshot state.Snapshot, now time.Ti
 	}
 	errs = append(errs, d.hand(ctx, document, directTo(decision.Slots)))
 	d.store.SetDocument(&document) // last: who sees a head in it sees what was decided for that head
-	files, err := d.report.Files(report.Input{
+	shown := report.Input{
 		Accepted: accepted, Alarm: snapshot.Remote().Alarm, Documents: append(slices.Clip(seen.documents), &document), Workloads: d.store.Snapshot().Workloads(),
-	})
-	if err == nil {
-		// Beside each document for people stands the one that its node signed, for nodes that can ask no
-		// other.
-		for _, sealed := range slices.Concat(seen.sealed, []gossip.Sealed{d.said}) {
-			files[statusbranch.DocumentPath(sealed.Node)] = sealed.Bytes()
-		}
-		d.publish(files)
 	}
-	return decision.Wake, errors.Join(append(errs, err)...)
+	signed := append(slices.Clip(seen.sealed), d.said)
+	d.publish(func() (map[string][]byte, error) { return d.status(shown, signed) })
+	return decision.Wake, errors.Join(errs...)
+}
+
+// status is the content of the status branch. The branch's writer asks for it when it is to be written.
+func (d *decider) status(in report.Input, signed []gossip.Sealed) (map[string][]byte, error) {
+	files, err := d.report.Files(in)
+	if err != nil {
+		return nil, err
+	}
+	// Beside each document for people stands the one that its node signed, for nodes that can ask no other.
+	for _, sealed := range signed {
+		files[statusbranch.DocumentPath(sealed.Node)] = sealed.Bytes()
+	}
+	return files, nil
 }
 
 // input is what is known, to decide by.

@@ -28,6 +28,7 @@ import (
 	"github.com/pleachdev/pleach/agent/follow"
 	"github.com/pleachdev/pleach/agent/machine"
 	"github.com/pleachdev/pleach/gitsync"
+	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/gossip"
@@ -197,7 +198,7 @@ func (f *testFlock) start(name string, a *gitsync.Accepted) {
 	fresh.store.SetAccepted(a)
 	d := &decider{
 		node: name, flock: fresh.flock, pods: n.pods, store: fresh.store, metrics: metrics, memory: memory, key: n.signer.Ed25519(),
-		log: fresh.Log, publish: func(map[string][]byte) {}, starting: map[types.UID]time.Time{}, asking: map[reconcile.Ask]bool{},
+		log: fresh.Log, publish: func(statusbranch.Content) {}, starting: map[types.UID]time.Time{}, asking: map[reconcile.Ask]bool{},
 		self: func() reconcile.Document {
 			lacks, since := fresh.ready.get()
 			return reconcile.Document{Allocatable: room, Conditions: []corev1.NodeCondition{nodeReady(lacks, lacks, since)}}

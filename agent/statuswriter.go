@@ -18,17 +18,17 @@ type statusWriter struct {
 	*node
 
 	mu      sync.Mutex
-	files   map[string][]byte // the newest
+	content statusbranch.Content // the newest
 	current *statusbranch.Writer
 }
 
 // set replaces the content of the branch; it never waits.
-func (w *statusWriter) set(files map[string][]byte) {
+func (w *statusWriter) set(content statusbranch.Content) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.files = files
+	w.content = content
 	if w.current != nil {
-		w.current.Set(files)
+		w.current.Set(content)
 	}
 }
 
@@ -68,8 +68,8 @@ func (w *statusWriter) begin(spec v1alpha1.Status) *statusbranch.Writer {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.current = writer
-	if w.files != nil {
-		writer.Set(w.files)
+	if w.content != nil {
+		writer.Set(w.content)
 	}
 	return writer
 }

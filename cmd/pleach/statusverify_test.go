@@ -73,7 +73,7 @@ func TestStatusBranchIsVerified(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- writer.Run(ctx) }()
-	writer.Set(files)
+	writer.Set(func() (map[string][]byte, error) { return files, nil })
 	for deadline := time.Now().Add(30 * time.Second); writer.Status().Pushes == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never written: %+v", writer.Status())

@@ -61,6 +61,11 @@ func files(pairs ...string) map[string][]byte {
 	return m
 }
 
+// of is the content that is these files.
+func of(files map[string][]byte) statusbranch.Content {
+	return func() (map[string][]byte, error) { return files, nil }
+}
+
 // content is what git shows of the branch.
 func content(l *gittest.Lab) map[string]string {
 	m := map[string]string{}
@@ -82,30 +87,30 @@ func TestWriterAgainstGit(t *testing.T) {
 			l.T = t
 			l.Git(l.Bare, "update-ref", "-d", "refs/heads/"+statusbranch.DefaultBranch)
 			w, key := node(t, remote, "n1")
-			w.Set(files("README.md", "all well\n", "nodes/n1.yaml", "ready\n", "apps/web/web.yaml", "3/3\n"))
+			w.Set(of(files("README.md", "all well\n", "nodes/n1.yaml", "ready\n", "apps/web/web.yaml", "3/3\n")))
 			s := settled(t, w)
 			want := map[string]string{"README.md": "all well\n", "nodes/n1.yaml": "ready\n", "apps/web/web.yaml": "3/3\n"}
 			if got := content(l); !maps.Equal(got, want) {
 				t.Fatalf("branch holds %v (%+v)", got, s)
 			}
-			w.Set(files("README.md", "all well\n", "nodes/n1.yaml", "ready\n", "apps/web/web.yaml", "3/3\n"))
+			w.Set(of(files("README.md", "all well\n", "nodes/n1.yaml", "ready\n", "apps/web/web.yaml", "3/3\n")))
 			if again := settled(t, w); again.Commit != s.Commit || commits(l) != 1 {
 				t.Errorf("the same content made a commit: %+v", again)
 			}
-			w.Set(files("README.md", "hm\n", "nodes/n1.yaml", "ready\n"))
+			w.Set(of(files("README.md", "hm\n", "nodes/n1.yaml", "ready\n")))
 			settled(t, w)
 			if got := content(l); !maps.Equal(got, map[string]string{"README.md": "hm\n", "nodes/n1.yaml": "ready\n"}) {
 				t.Errorf("branch holds %v", got)
 			}
 			// A writer that starts later continues the branch, and does nothing when it is right.
 			later, _ := node(t, remote, "n2")
-			later.Set(files("README.md", "hm\n", "nodes/n1.yaml", "ready\n"))
+			later.Set(of(files("README.md", "hm\n", "nodes/n1.yaml", "ready\n")))
 			if s := settled(t, later); commits(l) != 2 || s.Commit == "" || s.Pushes != 0 {
 				t.Errorf("%d commits, %+v", commits(l), s)
 			}
 			// Somebody deletes the branch: it is made again.
 			l.Git(l.Bare, "update-ref", "-d", "refs/heads/"+statusbranch.DefaultBranch)
-			w.Set(files("README.md", "again\n"))
+			w.Set(of(files("README.md", "again\n")))
 			if s := settled(t, w); s.Failed == 0 || commits(l) != 1 {
 				t.Errorf("%d commits, %+v", commits(l), s)
 			}
@@ -123,7 +128,7 @@ func TestPathsStayInTheBranch(t *testing.T) {
 	l := gittest.New(t)
 	for _, bad := range []string{"../n2/x", "/x", "", ".", "a//b", "a/../../x", ".git/config", "a\\b"} {
 		w, _ := node(t, l.HTTP, "n1")
-		w.Set(files(bad, "x"))
+		w.Set(of(files(bad, "x")))
 		deadline := time.Now().Add(10 * time.Second)
 		for w.Status().Err == "" && time.Now().Before(deadline) {
 			time.Sleep(5 * time.Millisecond)

@@ -163,9 +163,9 @@ func TestCouriersRace(t *testing.T) {
 	}
 	const rounds = 5
 	for r := range int64(rounds) {
-		members[0].Set(view(members, 10*r+3, 10*r+1, 10*r+1, 7))
-		members[1].Set(view(members, 10*r+1, 10*r+3, 10*r+2, 0))
-		members[2].Set(view(members, 10*r+2, 10*r+1, 10*r+3, 0))
+		members[0].Set(of(view(members, 10*r+3, 10*r+1, 10*r+1, 7)))
+		members[1].Set(of(view(members, 10*r+1, 10*r+3, 10*r+2, 0)))
+		members[2].Set(of(view(members, 10*r+2, 10*r+1, 10*r+3, 0)))
 		for _, m := range members[:3] {
 			settled(t, m.Writer)
 		}
@@ -196,7 +196,7 @@ func TestStandBy(t *testing.T) {
 	}
 	for seq := range int64(8) {
 		for _, m := range members {
-			m.Set(view(members, seq+1, seq+1, seq+1))
+			m.Set(of(view(members, seq+1, seq+1, seq+1)))
 		}
 		eventually(t, "the courier writes", func() bool { got, _ := holds(t, l.HTTP, nodes); return got["n2"] == seq+1 })
 		time.Sleep(100 * time.Millisecond) // changes go on for longer than a stand-by waits
@@ -211,14 +211,14 @@ func TestStandBy(t *testing.T) {
 		t.Errorf("a stand-by says %+v", s)
 	}
 	members[0].stop() // and nobody notices: the ranks stay
-	members[1].Set(view(members, 8, 20, 20))
-	members[2].Set(view(members, 8, 20, 20))
+	members[1].Set(of(view(members, 8, 20, 20)))
+	members[2].Set(of(view(members, 8, 20, 20)))
 	eventually(t, "somebody else writes", func() bool { got, _ := holds(t, l.HTTP, nodes); return got["n1"] == 20 && got["n0"] == 8 })
 	if got := authors(); !strings.HasSuffix(got, " n1") {
 		t.Errorf("written by %s, want n1 at last", got)
 	}
 	members[1].rank.Store(0) // the others noticed
-	members[1].Set(view(members, 8, 21, 20))
+	members[1].Set(of(view(members, 8, 21, 20)))
 	eventually(t, "the new courier writes", func() bool { got, _ := holds(t, l.HTTP, nodes); return got["n1"] == 21 })
 	goodSignatures(t, l, members)
 }
@@ -228,11 +228,11 @@ func TestRemovedNodesGo(t *testing.T) {
 	l := gittest.New(t)
 	members, nodes := flock(t, 3)
 	members[0].start(l.HTTP, nodes, 0, nil)
-	members[0].Set(view(members, 1, 1, 1))
+	members[0].Set(of(view(members, 1, 1, 1)))
 	settled(t, members[0].Writer)
 	members[0].stop()
 	members[0].start(l.HTTP, nodes[:2], 0, nil) // n2 is removed, and n1 is not heard of
-	members[0].Set(view(members, 2))
+	members[0].Set(of(view(members, 2)))
 	settled(t, members[0].Writer)
 	if got, _ := holds(t, l.HTTP, nodes); fmt.Sprint(got) != "map[n0:2 n1:1]" {
 		t.Errorf("the branch holds %v", got)
@@ -257,7 +257,7 @@ func TestTamperedDocuments(t *testing.T) {
 	files := view(members, 1, 0, 1)
 	files[statusbranch.DocumentPath("n1")] = forged
 	files[statusbranch.DocumentPath("n9")] = stranger[0].says(1)
-	members[0].Set(files)
+	members[0].Set(of(files))
 	settled(t, members[0].Writer)
 	got, known := holds(t, l.HTTP, nodes)
 	if fmt.Sprint(got) != "map[n0:1 n2:1]" || len(known.Refused) != 0 || known.Courier != "n0" {
@@ -308,7 +308,7 @@ func TestTamperedDocuments(t *testing.T) {
 	}
 	// The next courier sets it right.
 	members[1].start(l.HTTP, nodes, 0, nil)
-	members[1].Set(view(members, 1, 1, 1))
+	members[1].Set(of(view(members, 1, 1, 1)))
 	settled(t, members[1].Writer)
 	if got, known := holds(t, l.HTTP, nodes); len(got) != 3 || len(known.Refused) != 0 || known.Courier != "n1" {
 		t.Errorf("set right: %v, %+v", got, known)
@@ -333,7 +333,7 @@ func TestHistoryIsBounded(t *testing.T) {
 					members[1].start(l.HTTP, nodes, 0, short)
 				}
 				m := members[seq/6]
-				m.Set(view(members, seq+1, seq+1))
+				m.Set(of(view(members, seq+1, seq+1)))
 				settled(t, m.Writer)
 				most = max(most, goodSignatures(t, l, members))
 			}
@@ -350,7 +350,7 @@ func TestHistoryIsBounded(t *testing.T) {
 		members, nodes := flock(t, 1)
 		members[0].start(l.HTTP, nodes, 0, func(c *statusbranch.Config) { c.MaxAge = time.Nanosecond })
 		for seq := range int64(3) {
-			members[0].Set(view(members, seq+1))
+			members[0].Set(of(view(members, seq+1)))
 			settled(t, members[0].Writer)
 		}
 		if n := goodSignatures(t, l, members); n != 1 {

@@ -1,7 +1,8 @@
 // Package statusbranch keeps what the flock reports on a branch of a Git remote: everybody's signed
 // document (status/<node>.cbor) and files for people, in commits that a node's key signs.
 //
-// Every node has a [Writer] and gives it the whole content whenever it likes. One of them, the courier,
+// Every node has a [Writer] and tells it of new content whenever it likes, which is made when it is to be
+// written. One of them, the courier,
 // pushes the newest of it, on change only and within a budget of pushes; the others stand by, each
 // longer than the one before it, and push when the branch has not taken in what they wait with. Two
 // couriers at once harm nothing: a push compares and swaps, and the loser reads again what is there;
@@ -13,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -73,6 +73,11 @@ type Status struct {
 	Failed  int64     `json:"failed"`          // tries that did not, lost races included
 }
 
+// Content makes what a branch is to hold: path, slash separated, to bytes; documents stand at
+// [DocumentPath]. It is called by Run alone, some time after it was given, and gives the same each time.
+// What it returns is kept, and must not be changed any more.
+type Content func() (map[string][]byte, error)
+
 // Writer keeps a branch equal to the newest content it was given.
 type Writer struct {
 	branch publisher
@@ -85,10 +90,10 @@ type Writer struct {
 	wait   time.Duration // of a stand-by, for each rank
 
 	mu     sync.Mutex
-	wanted map[string][]byte // nil before the first Set
+	wanted Content // nil before the first Set
 	dirty  bool
-	waited map[string][]byte // what was wanted first of what is dirty now
-	since  time.Time         // when waited was set; zero when nothing is dirty
+	waited Content   // what was wanted first of what is dirty now
+	since  time.Time // when waited was set; zero when nothing is dirty
 	status Status
 }
 
@@ -134,15 +139,10 @@ func newWriter(cfg Config, p publisher) *Writer {
 	}
 }
 
-// Set replaces the wanted content: path, slash separated, to bytes; documents stand at [DocumentPath]. It
-// never blocks; of several calls only the newest counts. The Writer keeps the slices, which must not be
-// changed any more.
-func (w *Writer) Set(files map[string][]byte) {
+// Set replaces the wanted content. It never blocks; of several calls only the newest counts.
+func (w *Writer) Set(content Content) {
 	w.mu.Lock()
-	w.wanted = maps.Clone(files)
-	if w.wanted == nil {
-		w.wanted = map[string][]byte{}
-	}
+	w.wanted = content
 	if w.dirty = true; w.since.IsZero() {
 		w.waited, w.since = w.wanted, time.Now()
 	}
@@ -171,7 +171,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		rank := w.stand()
 		job := w.newest()
-		if job.files == nil {
+		if job.content == nil {
 			select {
 			case <-ctx.Done():
 				return nil
@@ -234,9 +234,9 @@ func (w *Writer) jittered(d time.Duration) time.Duration {
 
 // job is what an attempt is to bring about.
 type job struct {
-	files  map[string][]byte // nil when there is nothing to do
-	waited map[string][]byte
-	since  time.Time
+	content Content // nil when there is nothing to do
+	waited  Content
+	since   time.Time
 }
 
 func (w *Writer) newest() job {
@@ -248,13 +248,26 @@ func (w *Writer) newest() job {
 	return job{w.wanted, w.waited, w.since}
 }
 
+// publish makes the content, and publishes it.
+func (w *Writer) publish(ctx context.Context, j job) (outcome, error) {
+	files, err := j.content()
+	var waited map[string][]byte
+	if err == nil && j.waited != nil {
+		waited, err = j.waited()
+	}
+	if err != nil {
+		return outcome{}, err
+	}
+	return w.branch.publish(ctx, files, waited)
+}
+
 func (w *Writer) attempt(ctx context.Context, j job) error {
 	w.mu.Lock()
 	// A Set during the attempt makes it dirty again.
 	w.dirty, w.waited, w.since = false, nil, time.Time{}
 	w.mu.Unlock()
 	start := time.Now()
-	out, err := w.branch.publish(ctx, j.files, j.waited)
+	out, err := w.publish(ctx, j)
 	for _, r := range out.refused {
 		w.log.Warn("a document is not written to the status branch", "err", r)
 	}
@@ -277,14 +290,14 @@ func (w *Writer) attempt(ctx context.Context, j job) error {
 		w.dirty = true
 		w.waited, w.since = j.waited, j.since
 		if j.waited == nil {
-			w.waited = j.files
+			w.waited = j.content
 		}
 		w.status.Err = err.Error()
 		w.status.Failed++
 		return err
 	}
 	if out.behind && !w.dirty {
-		w.dirty, w.waited, w.since = true, j.files, start
+		w.dirty, w.waited, w.since = true, j.content, start
 	}
 	w.status.Err, w.status.LastOK = "", start
 	if w.status.Waiting = (time.Time{}); w.dirty && !w.status.StandBy {

@@ -56,7 +56,12 @@ func start(t *testing.T, perMinute int, f *fakeBranch) *Writer {
 	return w
 }
 
-func set(w *Writer, content string) { w.Set(map[string][]byte{"a": []byte(content)}) }
+func set(w *Writer, content string) { w.Set(of(map[string][]byte{"a": []byte(content)})) }
+
+// of is the content that is these files.
+func of(files map[string][]byte) Content {
+	return func() (map[string][]byte, error) { return files, nil }
+}
 
 func TestFirstChangeGoesOutAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
