@@ -53,6 +53,9 @@ func serve(p paths) error {
 	if err := writeRecord(p); err != nil {
 		return err
 	}
+	if err := installStarts(); err != nil {
+		return err
+	}
 	go rotateLog(p.log)
 	go trim()
 	// The daemon allocates in bursts (an image pull, a list of containers) and idles between them.

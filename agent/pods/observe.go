@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -19,17 +18,6 @@ type observation struct {
 	sandbox    *runtimeapi.PodSandboxStatus // the newest; nil when there is none
 	old        []string                     // ids of older sandboxes
 	containers map[string][]*runtimeapi.ContainerStatus
-	// interrupted holds the ids of containers whose start was cut short: see [interrupted]. They
-	// count as created and not started, and have to be created anew.
-	interrupted map[string]bool
-}
-
-// interrupted tells whether the start of a container was cut short because whoever asked for it
-// went away: an agent that was killed. containerd cancels what it does for a lost connection, and
-// shows the container as one that could not be started. Its program has done nothing wrong.
-func interrupted(c *runtimeapi.ContainerStatus) bool {
-	return c.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED && c.GetReason() == "StartError" && c.GetStartedAt() == 0 &&
-		strings.Contains(c.GetMessage(), context.Canceled.Error())
 }
 
 // ready tells whether containers can be created in the sandbox.
@@ -83,7 +71,7 @@ func (w *worker) look(ctx context.Context, before *observation) (*observation, e
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
-	next := observation{containers: map[string][]*runtimeapi.ContainerStatus{}, interrupted: map[string]bool{}}
+	next := observation{containers: map[string][]*runtimeapi.ContainerStatus{}}
 	slices.SortFunc(sandboxes, func(a, b *runtimeapi.PodSandbox) int {
 		return cmp.Or(cmp.Compare(b.GetMetadata().GetAttempt(), a.GetMetadata().GetAttempt()), cmp.Compare(b.GetCreatedAt(), a.GetCreatedAt()))
 	})
@@ -119,10 +107,6 @@ func (w *worker) look(ctx context.Context, before *observation) (*observation, e
 				return nil, fmt.Errorf("status of container %s: %w", c.GetId(), err)
 			}
 			status = answer.GetStatus()
-			if interrupted(status) {
-				next.interrupted[c.GetId()] = true
-				status.State = runtimeapi.ContainerState_CONTAINER_CREATED
-			}
 		}
 		name := c.GetLabels()[LabelContainer]
 		next.containers[name] = append(next.containers[name], status)

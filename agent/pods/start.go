@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,20 +40,14 @@ func (e *waitError) Error() string { return e.err.Error() }
 func (e *waitError) Unwrap() error { return e.err }
 
 // startContainer creates and starts the next instance of a container, or starts one that was
-// created before the agent ended. One whose start was cut short by the agent's end is made again.
+// created before the agent ended.
 func (w *worker) startContainer(ctx context.Context, c *container) {
 	name := c.spec.Name
 	image := c.image
 	c.imageReady = false
 	created, attempt := "", w.attempts(name)
-	var again *runtimeapi.ContainerStatus // to be created anew, as the same instance
 	if current := w.obs.current(name); current != nil && current.GetState() == runtimeapi.ContainerState_CONTAINER_CREATED {
-		attempt = current.GetMetadata().GetAttempt()
-		if w.obs.interrupted[current.GetId()] {
-			again = current
-		} else {
-			created = current.GetId()
-		}
+		created, attempt = current.GetId(), current.GetMetadata().GetAttempt()
 	}
 	exit, restart := w.ended(name)
 	hasOld := w.obs.current(name) != nil
@@ -63,10 +58,7 @@ func (w *worker) startContainer(ctx context.Context, c *container) {
 	}
 	w.spawn(ctx, name, func(taskCtx context.Context) func() {
 		id, err := created, error(nil)
-		if again != nil {
-			err = w.removeContainer(taskCtx, name, again)
-		}
-		if id == "" && err == nil {
+		if id == "" {
 			id, err = w.create(taskCtx, in)
 		}
 		if err == nil {
@@ -87,9 +79,6 @@ func (w *worker) startContainer(ctx context.Context, c *container) {
 				w.stateUnsaved = true
 			}
 			w.startOutcome(c, id, err)
-			if again != nil && err != nil {
-				c.retry.failed(time.Now()) // no exit counts for a back-off
-			}
 		}
 	})
 }
@@ -132,7 +121,7 @@ func (w *worker) launch(ctx context.Context, c *container, id string) error {
 		// Before it starts: nobody shall see it run and take it for ready.
 		w.post(ctx, func() { c.hooking = id })
 	}
-	if err := w.m.Runtime.StartContainer(ctx, id); err != nil {
+	if err := w.startCreated(ctx, id); err != nil {
 		return &waitError{reasonRunError, fmt.Errorf("start container %s: %w", c.spec.Name, err)}
 	}
 	w.eventf(corev1.EventTypeNormal, "Started", "Container started: %s", c.spec.Name)
@@ -149,6 +138,36 @@ func (w *worker) launch(ctx context.Context, c *container, id string) error {
 		err = errors.Join(err, stopErr)
 	}
 	return &waitError{reasonHookError, fmt.Errorf("postStart hook of container %s: %w", c.spec.Name, err)}
+}
+
+const (
+	// startUnderWay is what containerd says of a container whose start goes on.
+	startUnderWay = "already in starting state"
+	startPoll     = 50 * time.Millisecond
+)
+
+// startCreated has the runtime start a container that was created. A start goes on when the agent that has
+// asked for it dies: then it is waited for. And once it was asked for, not even the pod's end calls it
+// off: what may have run already is ended as any container is, and not by SIGKILL.
+func (w *worker) startCreated(ctx context.Context, id string) error {
+	for {
+		err := w.m.Runtime.StartContainer(w.ctx, id)
+		if err == nil || !strings.Contains(err.Error(), startUnderWay) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(startPoll):
+		}
+		answer, err := w.m.Runtime.ContainerStatus(ctx, id, false)
+		if err != nil {
+			return err
+		}
+		if answer.GetStatus().GetState() != runtimeapi.ContainerState_CONTAINER_CREATED {
+			return nil // what it is now, the next look tells
+		}
+	}
 }
 
 // create makes a container in the sandbox.

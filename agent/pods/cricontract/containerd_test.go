@@ -87,6 +87,7 @@ func TestPodsOnContainerd(t *testing.T) {
 	t.Run("idle", n.idle)
 	t.Run("adoption", n.adoption)
 	t.Run("runtime killed", n.runtimeKilled)
+	t.Run("runtime killed in a start", n.runtimeKilledInAStart)
 	n.stopAll()
 }
 
@@ -400,9 +401,50 @@ func (n *node) runtimeKilled(t *testing.T) {
 	n.start(n.newPod("ends", func(p *corev1.Pod) { p.Spec.Containers[0].Args = []string{"sleep", "1"} }))
 	n.within(time.Minute, "ends runs", func() bool { return n.pod("ends").Status.ContainerStatuses[0].State.Running != nil })
 	before := n.pod("steady").Status.ContainerStatuses[0].ContainerID
+	n.killRuntime()
+	n.start(n.newPod("after"))
+	n.within(time.Minute, "a pod that was asked for meanwhile runs", func() bool { return n.pod("after").Status.Phase == corev1.PodRunning })
+	n.within(time.Minute, "a container that ended meanwhile was started again", func() bool { return n.pod("ends").Status.ContainerStatuses[0].RestartCount > 0 })
+	if got := n.pod("steady").Status.ContainerStatuses[0]; got.ContainerID != before || got.State.Running == nil {
+		t.Errorf("a healthy container was touched: %+v", got)
+	}
+}
+
+// runtimeKilledInAStart kills the daemon at moments of a container's start. The shim carries the start to its
+// end: the program runs once, and the next daemon finds it running.
+func (n *node) runtimeKilledInAStart(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	const kills = 3
+	for i := range kills {
+		name := fmt.Sprintf("killed-%d", i)
+		runs := filepath.Join(dir, name)
+		n.start(n.newPod(name, func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "dir", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}}}}
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "dir", MountPath: "/dir"}}
+			p.Spec.Containers[0].Args = []string{"count", "/dir/" + name}
+		}))
+		n.within(time.Minute, name+" is created", func() bool { return n.saw(name + " Created:") })
+		delay := time.Duration(10+20*i) * time.Millisecond
+		time.Sleep(delay)
+		n.killRuntime()
+		n.phase(name, corev1.PodRunning)
+		n.within(time.Minute, name+" has run", func() bool { fi, err := os.Stat(runs); return err == nil && fi.Size() > 0 })
+		status := n.pod(name).Status.ContainerStatuses[0]
+		if got, err := os.ReadFile(runs); err != nil || string(got) != "ran\n" || status.RestartCount != 0 {
+			t.Errorf("killed %s after it was created: the container said %q, %v; its status is %+v", delay, got, err, status)
+		}
+	}
+}
+
+// killRuntime ends the daemon as kill -9 does.
+func (n *node) killRuntime() {
+	n.t.Helper()
 	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
 	killed := 0
 	for _, path := range commands {
@@ -412,20 +454,14 @@ func (n *node) runtimeKilled(t *testing.T) {
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err != nil {
-			t.Fatal(err)
+			n.t.Fatal(err)
 		}
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
+			n.t.Fatal(err)
 		}
 		killed++
 	}
 	if killed != 1 {
-		t.Fatalf("killed %d daemons; want 1", killed)
-	}
-	n.start(n.newPod("after"))
-	n.within(time.Minute, "a pod that was asked for meanwhile runs", func() bool { return n.pod("after").Status.Phase == corev1.PodRunning })
-	n.within(time.Minute, "a container that ended meanwhile was started again", func() bool { return n.pod("ends").Status.ContainerStatuses[0].RestartCount > 0 })
-	if got := n.pod("steady").Status.ContainerStatuses[0]; got.ContainerID != before || got.State.Running == nil {
-		t.Errorf("a healthy container was touched: %+v", got)
+		n.t.Fatalf("killed %d daemons; want 1", killed)
 	}
 }

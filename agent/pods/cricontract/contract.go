@@ -36,6 +36,7 @@ func Run(t *testing.T, s Subject) {
 	t.Run("images", s.images)
 	t.Run("sandbox", s.sandbox)
 	t.Run("container", s.container)
+	t.Run("a start outlives its caller", s.startOutlives)
 	t.Run("exits", s.exits)
 	t.Run("stopping", s.stopping)
 	t.Run("exec", s.exec)
@@ -230,6 +231,39 @@ func (s Subject) container(t *testing.T) {
 	}
 	if _, err := s.Runtime.ContainerStatus(ctx, id, false); status.Code(err) != codes.NotFound {
 		t.Errorf("status of a removed container: %v; want NotFound", err)
+	}
+}
+
+// startOutlives cuts callers off at some moment of a start. The start goes on, or had not begun and can
+// be asked for again: what may have run already is not taken back.
+func (s Subject) startOutlives(t *testing.T) {
+	ctx := t.Context()
+	p := s.pod(t, "outlives")
+	id := p.create("whole")
+	began := time.Now()
+	if err := s.Runtime.StartContainer(ctx, id); err != nil {
+		t.Fatalf("start: %v", err)
+	}
+	took := time.Since(began)
+	const cuts = 20
+	for i := range cuts {
+		id := p.create(fmt.Sprintf("cut-%d", i))
+		calling, hangUp := context.WithCancel(ctx)
+		timer := time.AfterFunc(took*time.Duration(i)/cuts, hangUp)
+		err := s.Runtime.StartContainer(calling, id)
+		timer.Stop()
+		hangUp()
+		for end := time.Now().Add(deadline); ; time.Sleep(5 * time.Millisecond) {
+			c := p.status(id)
+			if c.GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING {
+				break
+			}
+			if c.GetState() != runtimeapi.ContainerState_CONTAINER_CREATED || time.Now().After(end) {
+				t.Fatalf("cut %d of %d of a start that takes %s: %v; the caller got %v", i, cuts, took, c, err)
+			}
+			// Refused while the first one is under way.
+			_ = s.Runtime.StartContainer(ctx, id)
+		}
 	}
 }
 

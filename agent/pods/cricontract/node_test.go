@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -329,6 +330,13 @@ func (n *node) within(d time.Duration, what string, ok func() bool) {
 			n.t.Fatalf("not within %s: %s\nevents: %q\npods: %s", d, what, n.events, n.describe())
 		}
 	}
+}
+
+// saw tells whether an event was recorded: "POD REASON:".
+func (n *node) saw(event string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.ContainsFunc(n.events, func(e string) bool { return strings.HasPrefix(e, event) })
 }
 
 func (n *node) describe() string {

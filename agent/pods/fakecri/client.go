@@ -148,6 +148,11 @@ func (c *Client) RemovePodSandbox(ctx context.Context, id string) error {
 			return fmt.Errorf("sandbox container %q is not fully stopped", id)
 		}
 		for cid, one := range r.containers {
+			if one.sandbox == id && one.starting {
+				return fmt.Errorf("container %s is in starting state, can't be removed", cid)
+			}
+		}
+		for cid, one := range r.containers {
 			if one.sandbox == id {
 				delete(r.containers, cid)
 			}
@@ -243,42 +248,26 @@ func (c *Client) CreateContainer(ctx context.Context, sandboxID string, config *
 	return id, err
 }
 
-// StartContainer implements cri.RuntimeService.
+// StartContainer implements cri.RuntimeService. The start goes on when its caller goes away.
 func (c *Client) StartContainer(ctx context.Context, id string) error {
-	return c.call(ctx, "StartContainer", true, func() error {
-		r := c.r
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		one := r.containers[id]
-		if one == nil {
-			return notFound("container", id)
-		}
-		if one.status.State != runtimeapi.ContainerState_CONTAINER_CREATED {
-			return fmt.Errorf("container is in %s state", one.status.State)
-		}
-		m := one.config.GetMetadata()
-		one.status.State = runtimeapi.ContainerState_CONTAINER_RUNNING
-		if err := one.program.StartErr; err != nil {
-			one.status.Message = err.Error()
-			r.exitLocked(one, 128, "StartError")
+	return c.call(ctx, "StartContainer", false, func() error {
+		one, err := c.r.beginStart(id)
+		if err != nil {
 			return err
 		}
-		one.status.StartedAt = time.Now().UnixNano()
-		r.starts[one.config.GetLabels()["io.kubernetes.pod.uid"]+"/"+m.GetName()+"/"+fmt.Sprint(m.GetAttempt())]++
-		r.note("start %s/%d", m.GetName(), m.GetAttempt())
-		r.emitLocked(id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT, one.sandbox)
-		if p := one.program; p.RunFor > 0 {
-			reason := ""
-			if p.OOM {
-				reason = "OOMKilled"
-			}
-			one.timer = time.AfterFunc(p.RunFor, func() {
-				r.mu.Lock()
-				defer r.mu.Unlock()
-				r.exitLocked(one, p.ExitCode, reason)
-			})
+		if c.r.Latency == 0 {
+			return c.r.finishStart(one)
 		}
-		return nil
+		started := make(chan error, 1)
+		time.AfterFunc(c.r.Latency, func() { started <- c.r.finishStart(one) })
+		select {
+		case err := <-started:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.cut:
+			return errCut
+		}
 	})
 }
 
@@ -298,6 +287,9 @@ func (c *Client) RemoveContainer(ctx context.Context, id string) error {
 		one := r.containers[id]
 		if one == nil {
 			return nil
+		}
+		if one.starting {
+			return fmt.Errorf("container %s is in starting state, can't be removed", id)
 		}
 		r.exitLocked(one, 137, "")
 		delete(r.containers, id)

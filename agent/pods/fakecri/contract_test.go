@@ -17,6 +17,7 @@ import (
 // The fake keeps the contract that containerd keeps.
 func TestContract(t *testing.T) {
 	runtime := fakecri.New()
+	runtime.Latency = 5 * time.Millisecond
 	runtime.Program = func(_ string, config *runtimeapi.ContainerConfig) fakecri.Program {
 		p := fakecri.Program{Exec: execute}
 		if len(config.GetCommand()) > 0 {

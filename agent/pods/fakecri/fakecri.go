@@ -68,7 +68,9 @@ type container struct {
 	sandbox string
 	program Program
 	exited  chan struct{} // closed at the exit
-	timer   *time.Timer
+	// starting says that a start is under way.
+	starting bool
+	timer    *time.Timer
 }
 
 // New returns a runtime without pods that has the named images.
@@ -240,6 +242,53 @@ func cloneContainer(s *runtimeapi.ContainerStatus) *runtimeapi.ContainerStatus {
 		FinishedAt: s.FinishedAt, ExitCode: s.ExitCode, Image: s.Image, ImageRef: s.ImageRef, Reason: s.Reason,
 		Message: s.Message, Labels: s.Labels, Annotations: s.Annotations, Mounts: s.Mounts, LogPath: s.LogPath, ImageId: s.ImageId,
 	}
+}
+
+// beginStart takes a container for its start.
+func (r *Runtime) beginStart(id string) (*container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	one := r.containers[id]
+	switch {
+	case one == nil:
+		return nil, notFound("container", id)
+	case one.status.State != runtimeapi.ContainerState_CONTAINER_CREATED:
+		return nil, fmt.Errorf("container is in %s state", one.status.State)
+	case one.starting:
+		return nil, errors.New("container is already in starting state")
+	}
+	one.starting = true
+	return one, nil
+}
+
+// finishStart runs what a container was started for.
+func (r *Runtime) finishStart(one *container) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	one.starting = false
+	m := one.config.GetMetadata()
+	one.status.State = runtimeapi.ContainerState_CONTAINER_RUNNING
+	if err := one.program.StartErr; err != nil {
+		one.status.Message = err.Error()
+		r.exitLocked(one, 128, "StartError")
+		return err
+	}
+	one.status.StartedAt = time.Now().UnixNano()
+	r.starts[one.config.GetLabels()["io.kubernetes.pod.uid"]+"/"+m.GetName()+"/"+fmt.Sprint(m.GetAttempt())]++
+	r.note("start %s/%d", m.GetName(), m.GetAttempt())
+	r.emitLocked(one.status.Id, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT, one.sandbox)
+	if p := one.program; p.RunFor > 0 {
+		reason := ""
+		if p.OOM {
+			reason = "OOMKilled"
+		}
+		one.timer = time.AfterFunc(p.RunFor, func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.exitLocked(one, p.ExitCode, reason)
+		})
+	}
+	return nil
 }
 
 func notFound(kind, id string) error {

@@ -7,6 +7,7 @@
 //	app say WORDS…       write WORDS to stdout, then run
 //	app cat FILE…        write FILES to stdout
 //	app die FILE WORDS   write WORDS to FILE and exit 1
+//	app count FILE       append the line "ran" to FILE, then run
 //	app env              write the environment and exit
 //	app id               write uid, gid, groups, seccomp mode and no_new_privs, and exit
 //	app spam BYTES       write that many bytes to stdout in lines of 100, then run
@@ -53,6 +54,15 @@ func main() {
 			fmt.Println(err)
 		}
 		os.Exit(1)
+	case "count":
+		f, err := os.OpenFile(args[1], os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
+		if err == nil {
+			_, err = f.WriteString("ran\n")
+		}
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
 	case "env":
 		for _, e := range os.Environ() {
 			fmt.Println(e)
