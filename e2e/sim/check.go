@@ -31,8 +31,12 @@ func (v *Violation) Error() string {
 const (
 	// heardWithin is how long documents take to be everywhere while the network is sound.
 	heardWithin = 15 * time.Second
+	// healedWithin is how long nodes take to count each other again after they were cut off.
+	healedWithin = 30 * time.Second
 	// answeredWithin is how old evidence may be on which a duplicate is stopped.
 	answeredWithin = 5 * time.Second
+	// lostFor is how long after a node was lost, or is back, its slots are filled in its name.
+	lostFor = 2 * time.Minute
 )
 
 // judge reads a recording in the order of time.
@@ -43,7 +47,6 @@ type judge struct {
 	docs     map[string]*reconcile.Document // of nodes that are on
 	before   map[string]*reconcile.Document // the last of every node
 	off      map[string]time.Duration       // when nodes that are off were switched off
-	back     map[string]time.Duration       // when nodes that were off spoke again
 	releases map[releaseKey][]release       // who asked for the end of a pod, in the order of time
 	seen     map[types.UID]reconcile.Instance
 	left     map[types.UID]bool
@@ -56,6 +59,9 @@ type judge struct {
 	begun    []reconcile.Instance        // pods that the last document names first
 	moved    map[types.UID]time.Duration // when a pod of a workload last left a drained node
 	gaps     map[string][]gap            // by node
+	lost     map[string][]gap            // by node, when it may be held for gone
+	names    []string                    // of all nodes that ever wrote, sorted
+	newest   *Committed                  // that any document has accepted
 }
 
 type releaseKey struct {
@@ -86,7 +92,7 @@ func newJudge(r *Recording) *judge {
 	j := &judge{
 		r: r, docs: map[string]*reconcile.Document{}, before: map[string]*reconcile.Document{}, releases: map[releaseKey][]release{},
 		seen: map[types.UID]reconcile.Instance{}, left: map[types.UID]bool{}, ready: map[types.UID]time.Duration{}, since: map[types.UID]time.Duration{},
-		rolling: map[reconcile.Slot]string{}, off: map[string]time.Duration{}, back: map[string]time.Duration{}, removed: map[types.UID]int64{},
+		rolling: map[reconcile.Slot]string{}, off: map[string]time.Duration{}, removed: map[types.UID]int64{},
 		moved: map[types.UID]time.Duration{},
 	}
 	for i := range r.Records {
@@ -97,7 +103,12 @@ func newJudge(r *Recording) *judge {
 			}
 		}
 	}
-	j.gaps = r.gaps()
+	names := map[string]bool{}
+	for i := range r.Records {
+		names[r.Records[i].Document.Node] = true
+	}
+	j.names = sortedKeys(names)
+	j.gaps, j.lost = r.gaps(), j.unheard()
 	present := map[types.UID]bool{}
 	for i := range r.History {
 		now := map[types.UID]bool{}
@@ -145,16 +156,17 @@ func (j *judge) advance(t time.Duration) {
 	j.now = t
 	for ; j.fault < len(j.r.Faults) && j.r.Faults[j.fault].At <= t; j.fault++ {
 		f := j.r.Faults[j.fault]
-		if f.Kind != PowerOff {
-			continue
-		}
-		name := j.r.name(f.Node)
-		delete(j.docs, name)
-		j.off[name] = f.At
-		for slot, node := range j.rolling {
-			if node == name {
-				delete(j.rolling, slot)
+		switch f.Kind {
+		case PowerOff:
+			name := j.r.name(f.Node)
+			delete(j.docs, name)
+			j.off[name] = f.At
+			for slot, node := range j.rolling {
+				if node == name {
+					delete(j.rolling, slot)
+				}
 			}
+		default:
 		}
 	}
 }
@@ -187,10 +199,12 @@ func (j *judge) put(x *Record) {
 		delete(j.rolling, m.Slot)
 	}
 	j.docs[d.Node], j.before[d.Node] = d, d
-	if _, was := j.off[d.Node]; was {
-		j.back[d.Node] = x.At
-		delete(j.off, d.Node)
+	if level := d.Accepted[clusterUnit].Level; j.newest == nil || level > j.newest.Level {
+		if c := j.commitOf(d); c != nil {
+			j.newest = c
+		}
 	}
+	delete(j.off, d.Node)
 }
 
 func (j *judge) fail(x *Record, m reconcile.Instance, rule, format string, args ...any) *Violation {
@@ -283,14 +297,6 @@ func (j *judge) starts(x *Record) *Violation {
 	return nil
 }
 
-// wasAway reports whether a node was off or cut off lately.
-func (j *judge) wasAway(node string, t time.Duration) bool {
-	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
-		return f.Kind == PowerOff && j.r.name(f.Node) == node && f.At <= t ||
-			(f.Kind == Cut || f.Kind == Partition) && f.At <= t && t <= f.At+f.For+Settle
-	})
-}
-
 // knew reports whether a node had the means to know that an app was accepted at a level.
 func (j *judge) knew(x *Record, app string, level int64) bool {
 	if x.Document.Seq <= 2 {
@@ -312,56 +318,6 @@ func (j *judge) knew(x *Record, app string, level int64) bool {
 	return false
 }
 
-// during reports whether such a fault was under way in a time, or had ended shortly before.
-func (j *judge) during(from, to, after time.Duration, kinds ...Kind) bool {
-	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
-		return slices.Contains(kinds, f.Kind) && f.At <= to && (f.For < 0 || f.At+f.For+after >= from)
-	})
-}
-
-// separated reports whether some nodes could not hear of each other, not even through a third, or one that
-// was off could not say to another that it is back.
-func (j *judge) separated(from, to time.Duration) bool {
-	cut, down := map[[2]string]bool{}, map[string]bool{}
-	names := sortedKeys(j.before)
-	for _, f := range j.r.Faults {
-		switch f.Kind {
-		case PowerOff, Restart, Crash, Forget:
-			down[j.r.name(f.Node)] = down[j.r.name(f.Node)] || f.At <= to && (f.For < 0 || f.At+f.For+heardWithin >= from)
-		default:
-		}
-	}
-	for _, f := range j.r.Faults {
-		if f.At > to || f.At+f.For < from {
-			continue
-		}
-		if f.Kind == Partition {
-			return true
-		}
-		if f.Kind == Cut {
-			// A node that was held for gone counts again to those alone to whom it can speak itself.
-			for _, g := range j.r.Faults {
-				if g.Kind == PowerOff && (g.Node == f.Node || g.Node == f.Peer) && g.At <= to && g.At+g.For+2*time.Minute >= f.At {
-					return true
-				}
-			}
-			a, b := j.r.name(f.Node), j.r.name(f.Peer)
-			cut[[2]string{a, b}], cut[[2]string{b, a}] = true, true
-		}
-	}
-	for _, a := range names {
-		for _, b := range names {
-			through := func(c string) bool {
-				return c != a && c != b && !down[c] && !cut[[2]string{a, c}] && !cut[[2]string{c, b}]
-			}
-			if cut[[2]string{a, b}] && !slices.ContainsFunc(names, through) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // stops: a ready pod ends for a reason that the documents and the history bear out.
 func (j *judge) stops(x *Record) *Violation {
 	old := j.before[x.Document.Node]
@@ -375,7 +331,7 @@ func (j *judge) stops(x *Record) *Violation {
 		}
 		by, ok := j.releasedBy(m, x.At)
 		switch {
-		case !ok && i < 0 && !j.during(0, x.At, 0, Forget):
+		case !ok && i < 0 && !j.forgot(x.Writer):
 			return j.fail(x, m, "stopped for a reason", "%s is gone and nothing says who ended it", m.Name)
 		case !ok || !m.Ready:
 			continue

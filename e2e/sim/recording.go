@@ -59,11 +59,10 @@ func (r *Recording) Starts() (all, second int) {
 		j.advance(r.Records[i].At)
 		for _, m := range j.news(&r.Records[i]) {
 			all++
-			for _, o := range j.inSlot(m.Slot) {
-				if live(o) && o.Revision == m.Revision && o.UID != m.UID && !j.drainedBy(m.Cause, o.Node) && !j.separated(j.now-time.Minute, j.now) {
-					second++
-					break
-				}
+			if !j.separated(j.now-time.Minute, j.now) && slices.ContainsFunc(j.inSlot(m.Slot), func(o reconcile.Instance) bool {
+				return live(o) && o.Revision == m.Revision && o.UID != m.UID && !j.drainedBy(m.Cause, o.Node) && !j.cutWhenBack(o.Node)
+			}) {
+				second++
 			}
 		}
 		j.put(&r.Records[i])

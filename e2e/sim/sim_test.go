@@ -43,94 +43,6 @@ func TestLives(t *testing.T) {
 	}
 }
 
-// TestWhatSeedsTaught lives the lives again that once broke a rule, as they were after shrinking.
-func TestWhatSeedsTaught(t *testing.T) {
-	const at = time.Second
-	push := func(when time.Duration, workloads ...Workload) Event {
-		e := Event{At: when, Kind: Push, Node: -1}
-		for _, w := range workloads {
-			e.Push = append(e.Push, Change{To: w})
-		}
-		return e
-	}
-	serve := func(when time.Duration, m Machine) Event {
-		return Event{At: when, Kind: Push, Node: -1, Push: []Change{{Machine: m, OfNode: true}}}
-	}
-	logs := func(image, surge, unavailable int) Workload {
-		return Workload{Name: "logs", App: "tools", Kind: "DaemonSet", Image: image, Surge: surge, Unavailable: unavailable}
-	}
-	api := func(image int) Workload {
-		return Workload{Name: "api", App: "tools", Kind: "Deployment", Replicas: 4, Surge: 1, Image: image}
-	}
-	wide := func(image int) Workload {
-		w := api(image)
-		w.Surge = 2
-		return w
-	}
-	batch := Workload{Name: "batch", App: "shop", Kind: "Deployment", Recreate: true, Replicas: 2, Image: 3}
-	for _, x := range []struct {
-		name, taught string
-		life         Life
-	}{
-		{"older head", "what a node runs tells that there is a newer commit, when its store was lost and the remote shows an older head", Life{
-			Seed: 53, Nodes: 1, Calm: 300 * at, Events: []Event{
-				push(1*at, api(1)), push(55*at, api(2)),
-				{At: 177 * at, Kind: GitRewind, Node: -1, Count: 1, For: 57 * at},
-				{At: 211 * at, Kind: Forget, For: 3 * at},
-				push(300*at, api(3)),
-			},
-		}},
-		{"first pass", "a node that has just started does not know on which nodes a DaemonSet has slots, and stops nothing before all are heard", Life{
-			Seed: 15, Nodes: 3, Calm: 120 * at, Events: []Event{
-				push(1*at, logs(1, 0, 1)),
-				{At: 20 * at, Kind: NoImages, Node: 0, For: 90 * at},
-				push(60*at, logs(2, 0, 1)),
-				{At: 75 * at, Kind: Restart, Node: 2, For: at},
-				push(120*at, logs(3, 0, 1)),
-			},
-		}},
-		{"back from the dead", "what a node brings back that was held for gone may exceed maxSurge; nothing is added to it", Life{
-			Seed: 22, Nodes: 3, Calm: 120 * at, Events: []Event{
-				push(1*at, logs(1, 1, 0)), push(29*at, logs(badImage, 1, 0)),
-				{At: 47 * at, Kind: PowerOff, For: 50 * at},
-				push(120*at, logs(2, 1, 0)),
-			},
-		}},
-		{"two old pods on a drained node", "of two pods of earlier revisions on one drained node, the one that is not ready withdraws", Life{
-			Seed: 60001, Nodes: 3, Calm: 360 * at, Events: []Event{
-				push(1*at, wide(2), batch, logs(4, 1, 0)), push(64799*at/1000, wide(badImage)),
-				serve(304*at, Machine{Node: 1, Drained: true}),
-				push(360*at, wide(20)),
-			},
-		}},
-		{"in service again in the middle of a move", "a slot that moves counts for maxSurge also when its node is in service again before the move is over", Life{
-			Seed: 3, Nodes: 2, Calm: 120 * at, Events: []Event{
-				push(1*at, api(1)),
-				{At: 38 * at, Kind: SlowPods, Node: -1, For: 60 * at},
-				serve(40*at, Machine{Node: 1, Drained: true}),
-				{At: 47 * at, Kind: Push, Node: -1, Push: []Change{{To: api(2)}, {Machine: Machine{Node: 1}, OfNode: true}}},
-				push(120*at, api(3)),
-			},
-		}},
-		{"hears and is not heard", "a node that hears and is not heard rolls by its own count: the bounds hold on each side", Life{
-			Seed: 63, Nodes: 3, Calm: 300 * at, Events: []Event{
-				push(1*at, logs(1, 0, 1)),
-				{At: 165 * at, Kind: Cut, Node: 0, Peer: 2, For: 114 * at},
-				{At: 221 * at, Kind: Cut, Node: 0, Peer: 1, For: 47 * at},
-				push(236*at, logs(2, 0, 1)),
-				push(300*at, logs(3, 0, 1)),
-			},
-		}},
-	} {
-		t.Run(x.name, func(t *testing.T) {
-			lived(t, x.life)
-			if t.Failed() {
-				t.Log(x.taught)
-			}
-		})
-	}
-}
-
 func TestSameSeedSameBytes(t *testing.T) {
 	life := Generate(7, 3, 2*time.Minute)
 	a, one := Run(life)
@@ -212,6 +124,28 @@ func TestCheckerSeesLies(t *testing.T) {
 					if m := &d.Instances[k]; m.Commit.Level == 2 {
 						m.Ready = false
 					}
+				}
+			}
+		}},
+		{"more than the commit allows that a node follows", "maxSurge", func(r *Recording) {
+			r.History[0].Workloads[0].MaxSurge, r.History[1].Workloads[0].MaxSurge = 5, 0
+			r.History, r.Quiet = append(r.History, Committed{ID: commit(3).ID, Level: 3}), false // which nobody has accepted
+		}},
+		{"a move for a loss long ago", "nothing moves without a loss", func(r *Recording) {
+			r.Faults = append([]Event{{At: 0, Kind: PowerOff, Node: 1, For: time.Second}}, r.Faults...)
+			for i := range r.Records {
+				r.Records[i].At += 5 * time.Minute
+				for k := range r.Records[i].Document.Instances {
+					r.Records[i].Document.Instances[k].Cause = "n1/1"
+				}
+			}
+		}},
+		{"a pod that vanishes, and another node's memory with it", "stopped for a reason", func(r *Recording) {
+			x, _ := find(r, func(x Record, m reconcile.Instance) bool { return m.Ready && x.Document.Seq > 2 })
+			r.Faults = append(r.Faults, Event{At: 0, Kind: Forget, Node: (int(x.Writer[1]-'0') + 1) % 3})
+			for i := range r.Records {
+				if d := &r.Records[i].Document; d.Node == x.Writer && r.Records[i].At > x.At {
+					d.Instances, d.Releases = nil, nil
 				}
 			}
 		}},
