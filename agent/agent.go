@@ -84,7 +84,7 @@ func open(ctx context.Context, cfg Config) (*node, error) {
 }
 
 func (n *node) read(ctx context.Context) (err error) {
-	if n.boot, err = nextBoot(n.Dir); err != nil {
+	if n.boot, err = nextBoot(n.Dir, time.Now()); err != nil {
 		return err
 	}
 	if n.machine, err = machine.Read(n.Dir, n.CgroupRoot); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,16 +48,24 @@ func TestConfigNamesEverythingThatIsWrong(t *testing.T) {
 }
 
 func TestBootsAreCounted(t *testing.T) {
-	dir := t.TempDir()
-	for want := int64(1); want <= 3; want++ {
-		if got, err := nextBoot(dir); err != nil || got != want {
+	dir, now := t.TempDir(), bootEpoch.Add(time.Hour)
+	for want := int64(3601); want <= 3603; want++ {
+		if got, err := nextBoot(dir, now); err != nil || got != want {
 			t.Fatalf("boot %d, %v, want %d", got, err, want)
+		}
+	}
+	if got, err := nextBoot(t.TempDir(), now.Add(10*time.Second)); err != nil || got <= 3603 {
+		t.Errorf("with an empty disk boot %d, %v, and it was at 3603", got, err)
+	}
+	for name, wrong := range map[string]time.Time{"a clock without battery": time.Unix(0, 0), "a clock of another age": bootEpoch.AddDate(200, 0, 0)} {
+		if got, err := nextBoot(t.TempDir(), wrong); err != nil || got < 1 || got > math.MaxUint32/2+1 {
+			t.Errorf("%s: boot %d, %v", name, got, err)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "boot"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := nextBoot(dir); err == nil || !strings.Contains(err.Error(), "want a whole number") {
+	if _, err := nextBoot(dir, now); err == nil || !strings.Contains(err.Error(), "want a whole number") {
 		t.Errorf("a damaged counter: %v", err)
 	}
 }

@@ -4,24 +4,33 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pleachdev/pleach/state/durable"
 )
 
+// bootEpoch is from when the seconds are counted at which disks were new.
+var bootEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // nextBoot counts this start of the agent, on disk before it is used anywhere: a number that was ever
 // published must not come again with other contents.
-func nextBoot(dir string) (int64, error) {
+//
+// A new disk begins at the second of the clock: so a machine that comes back under its name with an empty one
+// is above what it was before, also where nobody can tell it how far that was. Where the clock is wrong, the
+// others tell.
+func nextBoot(dir string, now time.Time) (int64, error) {
 	path := filepath.Join(dir, "boot")
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		data = []byte("0")
+		data = strconv.AppendInt(nil, min(max(0, int64(now.Sub(bootEpoch)/time.Second)), math.MaxUint32/2), 10)
 	case err != nil:
 		return 0, fmt.Errorf("read the boot counter: %w", err)
 	}

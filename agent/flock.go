@@ -125,12 +125,12 @@ func (f *flock) follow(ctx context.Context, joined chan<- *membership.Membership
 		if a := snapshot.Accepted(); a != nil && a != last {
 			before := last
 			last = a
-			names := f.book.accept(a)
+			names, keys := f.book.accept(a)
 			f.peers.Refresh()
 			if members != nil {
 				members.Refresh()
 			}
-			f.tell(ctx, func() { f.enrol(ctx, names, a.Head) })
+			f.tell(ctx, func() { f.enrol(ctx, gossip.Enrolled{Names: names, Keys: keys}, a.Head) })
 			if released(before, a) {
 				f.Log.Warn("a commit lets slots move although many nodes vanished at once", "commit", a.Head.ID)
 				f.tell(ctx, gate.Release{})
@@ -305,10 +305,10 @@ func (f *flock) receive(ctx context.Context, r gossip.Receive, now time.Time) []
 }
 
 // enrol takes in the nodes of a newly accepted commit.
-func (f *flock) enrol(ctx context.Context, names []string, head reconcile.Commit) {
-	f.enrolled, f.stale = names, true
-	f.take(ctx, gossip.Enrolled{Names: names})
-	f.take(ctx, gate.Enrolled{Names: names})
+func (f *flock) enrol(ctx context.Context, nodes gossip.Enrolled, head reconcile.Commit) {
+	f.enrolled, f.stale = nodes.Names, true
+	f.take(ctx, nodes)
+	f.take(ctx, gate.Enrolled{Names: nodes.Names})
 	f.take(ctx, gossip.Verified{Head: head})
 	if f.members != nil {
 		f.meet(ctx) // membership may know those already that were enrolled just now

@@ -172,7 +172,7 @@ func (f *testFlock) start(name string, a *gitsync.Accepted) {
 	fresh.ready.runtime = func() error { return nil }
 	fresh.following = follow.New(follow.Config{Node: name, Store: fresh.store, Log: fresh.Log})
 	var err error
-	if fresh.boot, err = nextBoot(n.Dir); err != nil {
+	if fresh.boot, err = nextBoot(n.Dir, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if fresh.reach, err = reachOf(fresh.Config, nil); err != nil {
@@ -284,7 +284,7 @@ func TestThreeAgentsAgree(t *testing.T) {
 	f.start("b", first)
 	f.once("b's document of its second life", func() bool {
 		d := f.nodes["a"].store.Snapshot().Document("b")
-		return d != nil && d.Boot == 2
+		return d != nil && d.Boot == f.nodes["b"].boot
 	})
 	if got := f.slots(); got != before {
 		t.Errorf("slots are at %s after a restart, want %s", got, before)
@@ -520,6 +520,34 @@ func TestTwoMachinesWithOneKeyStartNothingMore(t *testing.T) {
 	}
 }
 
+// TestAWipedNodeCountsOn: its disk is empty, so that it takes itself for a new one. It claims nothing before it
+// has heard how far it was: else its pods would have the names of others.
+func TestAWipedNodeCountsOn(t *testing.T) {
+	f := newTestFlock(t, "a", "b", "c")
+	accepted := f.accepted(2, 6)
+	for name := range f.nodes {
+		f.start(name, accepted)
+	}
+	f.once("six replicas, one each", func() bool { return f.each(6) })
+	lost := f.nodes["b"]
+	lost.stop()
+	f.nodes["b"] = &testNode{
+		node: &node{Config: Config{Dir: t.TempDir(), Node: "b"}, signer: lost.signer},
+		pods: &livePods{pods: map[types.UID]*corev1.Pod{}, changed: make(chan struct{}, 1), ip: "10.1.1.3"},
+	}
+	f.start("b", accepted)
+	f.once("six replicas, one each", func() bool { return f.each(6) })
+	f.once("b's document beyond its old one", func() bool {
+		d := f.nodes["a"].store.Snapshot().Document("b")
+		return d != nil && d.Boot > lost.boot
+	})
+	for _, pod := range f.nodes["b"].pods.Pods() {
+		if i, err := reconcile.UnmarshalInstance(pod); err != nil || i.Boot <= lost.boot {
+			t.Errorf("%s was claimed in boot %d, and boots up to %d were used before: %v", pod.Name, i.Boot, lost.boot, err)
+		}
+	}
+}
+
 func TestAKeyIsRotated(t *testing.T) {
 	f := newTestFlock(t, "a", "b")
 	accepted := f.accepted(2, 2)
@@ -544,17 +572,15 @@ func TestAKeyIsRotated(t *testing.T) {
 	f.nodes["b"].stop()
 	f.nodes["b"].signer = next
 	f.start("b", both)
-	heard := func(boot int64) func() bool {
-		return func() bool {
-			d := f.nodes["a"].store.Snapshot().Document("b")
-			return d != nil && d.Boot == boot
-		}
+	heard := func() bool {
+		d := f.nodes["a"].store.Snapshot().Document("b")
+		return d != nil && d.Boot == f.nodes["b"].boot
 	}
-	f.once("b's document by its new key", heard(2))
+	f.once("b's document by its new key", heard)
 	last := accept(4, next)
 	f.nodes["b"].stop()
 	f.start("b", last)
-	f.once("b's document without its old key", heard(3))
+	f.once("b's document without its old key", heard)
 	if !f.each(2) {
 		t.Errorf("slots are at %s", f.slots())
 	}
@@ -571,7 +597,7 @@ func TestAKeyIsRotated(t *testing.T) {
 		}
 		return err != nil
 	})
-	if d := f.nodes["a"].store.Snapshot().Document("b"); d != nil && d.Boot == 4 {
+	if heard() {
 		t.Error("a took a document by a key that was removed")
 	}
 }

@@ -34,8 +34,8 @@ func newBook(self string) *book {
 	}
 }
 
-// accept takes in the accepted nodes and returns their names, sorted.
-func (b *book) accept(a *gitsync.Accepted) []string {
+// accept takes in the accepted nodes and returns their names, sorted, and their keys, which nobody changes.
+func (b *book) accept(a *gitsync.Accepted) ([]string, map[string][]ed25519.PublicKey) {
 	keys, written, names := map[string][]ed25519.PublicKey{}, map[string]string{}, make([]string, 0, len(a.Nodes))
 	for _, n := range a.Nodes {
 		names = append(names, n.Name)
@@ -47,7 +47,7 @@ func (b *book) accept(a *gitsync.Accepted) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.keys, b.written = keys, written
-	return names
+	return names, keys
 }
 
 // Keys returns the accepted keys of a node.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pleachdev/pleach/agent/cgroups"
 	"github.com/pleachdev/pleach/agent/containerd"
 	"github.com/pleachdev/pleach/netplugins"
@@ -38,7 +40,18 @@ func Reset(ctx context.Context, cfg Config) error {
 	if err := errors.Join(errs...); err != nil {
 		return errors.Join(err, lock.Close()) // the directory stays: it tells what is left
 	}
-	return errors.Join(os.RemoveAll(cfg.Dir), lock.Close())
+	return errors.Join(removeDir(cfg.Dir), lock.Close())
+}
+
+// removeDir removes a directory with all that is in it. One that a disk is mounted at stays, empty.
+func removeDir(dir string) error {
+	err := os.RemoveAll(dir)
+	if errors.Is(err, unix.EBUSY) {
+		if left, readErr := os.ReadDir(dir); readErr == nil && len(left) == 0 {
+			return nil
+		}
+	}
+	return err
 }
 
 func removeGroups(root string) error {

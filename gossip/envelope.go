@@ -54,6 +54,7 @@ type envelope struct {
 type Sealed struct {
 	Node    string
 	Version Version
+	by      ed25519.PublicKey // the key that verified it
 	data    []byte
 	payload []byte // part of data
 }
@@ -90,7 +91,9 @@ func Encode(d reconcile.Document, key ed25519.PrivateKey) (Sealed, error) {
 		return Sealed{}, fmt.Errorf("document of node %s: %d bytes, want at most %d", d.Node, len(data), MaxSize)
 	}
 	copy(data[len(data)-ed25519.SignatureSize:], ed25519.Sign(key, signed(data)))
-	return seal(data)
+	s, err := seal(data)
+	s.by = key.Public().(ed25519.PublicKey)
+	return s, err
 }
 
 // Open verifies an encoded document. keys returns the public keys of a node by its name, none when
@@ -104,6 +107,7 @@ func Open(data []byte, keys func(node string) []ed25519.PublicKey) (Sealed, erro
 	text, signature := signed(data), data[len(data)-ed25519.SignatureSize:]
 	for _, key := range keys(s.Node) {
 		if len(key) == ed25519.PublicKeySize && ed25519.Verify(key, text, signature) {
+			s.by = key
 			return s, nil
 		}
 	}

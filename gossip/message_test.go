@@ -112,7 +112,7 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		s := NewState("n1", 1)
-		for _, e := range []Event{Enrolled{names}, Members{names}, Publish{Document: document}, Receive{"n2", m}, Tick{}} {
+		for _, e := range []Event{Enrolled{Names: names}, Members{names}, Publish{Document: document}, Receive{"n2", m}, Tick{}} {
 			s, _ = Step(s, e, epoch)
 		}
 		var hash uint64

@@ -71,7 +71,7 @@ func newFlock(t testing.TB, seed uint64, n int, settled bool) *flock {
 	for i, name := range f.names {
 		s := NewState(name, seed)
 		f.nodes[name] = &s
-		f.do(name, Enrolled{f.names})
+		f.do(name, Enrolled{Names: f.names})
 		f.do(name, Members{f.names})
 		for j, d := range documents {
 			if settled || i == j {

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"cmp"
+	"crypto/ed25519"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -133,10 +134,13 @@ func (s *State) store(d Sealed) {
 	s.hash ^= d.Version.Hash
 }
 
-// forget drops all that is known of nodes that are not enrolled.
-func (s *State) forget() (dropped []string) {
+// forget drops all that is known of nodes that are not enrolled, and the documents that were signed by a key
+// which is not among keys any more; nil keys are not known.
+func (s *State) forget(keys map[string][]ed25519.PublicKey) (dropped []string) {
 	s.ids = slices.DeleteFunc(s.ids, func(id NodeID) bool {
-		if _, ok := s.enrolled[id]; ok || id == s.id {
+		name, ok := s.enrolled[id]
+		good := func(key ed25519.PublicKey) bool { return key.Equal(s.held[id].by) }
+		if id == s.id || ok && (keys == nil || slices.ContainsFunc(keys[name], good)) {
 			return false
 		}
 		dropped = append(dropped, s.held[id].Node)

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"cmp"
+	"crypto/ed25519"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -33,8 +34,13 @@ type Receive struct {
 // Members names all nodes that can be reached now; this node itself may be among them.
 type Members struct{ Names []string }
 
-// Enrolled names all nodes that the accepted state of the config repository has.
-type Enrolled struct{ Names []string }
+// Enrolled names all nodes that the accepted state of the config repository has, and their keys. A
+// document whose key is its node's no more counts for nothing from then on, whatever its number is: a node
+// that begins anew with an empty disk and a new key begins to count anew. Without Keys all keep theirs.
+type Enrolled struct {
+	Names []string
+	Keys  map[string][]ed25519.PublicKey
+}
 
 // Gone says that a node is held for dead.
 type Gone struct{ Node string }
@@ -104,7 +110,7 @@ func Step(s State, e Event, now time.Time) (State, []Effect) {
 		for _, name := range e.Names {
 			s.enrolled[IDOf(name)] = name
 		}
-		for _, name := range s.forget() {
+		for _, name := range s.forget(e.Keys) {
 			t.changed[name] = true
 		}
 	case Gone:
@@ -221,6 +227,7 @@ func (t *step) heard(from string, v Version, spread bool) {
 		return
 	}
 	if held, ok := t.held[v.Node]; ok && !v.Newer(held.Version) {
+		t.tellNewer(from, v)
 		return
 	}
 	if v.Node == t.id && (v.Number.Boot < t.above || t.silent()) {
@@ -305,6 +312,7 @@ func (t *step) document(from string, d Sealed) {
 	}
 	held, ok := t.held[id]
 	if ok && held.Version.Newer(d.Version) {
+		t.tellNewer(from, d.Version)
 		return
 	}
 	if from == d.Node && t.void[id] {
@@ -334,6 +342,16 @@ func (t *step) document(from string, d Sealed) {
 		t.announce(d.Version, fanoutLate, from)
 	} else {
 		t.announce(d.Version, Fanout, from)
+	}
+}
+
+// tellNewer shows a node its own newer document when it says that it is further back: it has lost its counter,
+// and must not do anything under a number that it used before. A still newer one that is on its way is not
+// waited for.
+func (t *step) tellNewer(from string, v Version) {
+	if d := t.held[v.Node]; t.enrolled[v.Node] == from && d.Version.Newer(v) {
+		m := t.to(from)
+		m.Documents = append(m.Documents, d)
 	}
 }
 

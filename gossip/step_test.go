@@ -1,12 +1,16 @@
 package gossip
 
 import (
+	"bytes"
+	"crypto/ed25519"
 	"reflect"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pleachdev/pleach/reconcile"
 )
 
 // events returns a node's effects of one type so far.
@@ -66,7 +70,7 @@ func TestJoin(t *testing.T) {
 	newcomer := NewState(f.names[9], 1)
 	newcomer.rng.Seed(9, 9)
 	f.nodes[f.names[9]] = &newcomer
-	f.do(f.names[9], Enrolled{f.names})
+	f.do(f.names[9], Enrolled{Names: f.names})
 	f.do(f.names[9], Members{f.names})
 	f.run(3*time.Second, nil)
 	before := f.sent
@@ -164,7 +168,7 @@ func TestOwnSignature(t *testing.T) {
 	// The twin has another content under the same numbers, and does as the real one.
 	original, twin := f.nodes[a], NewState(a, 77)
 	f.nodes[a] = &twin
-	f.do(a, Enrolled{f.names})
+	f.do(a, Enrolled{Names: f.names})
 	f.nodes[a], twin = original, *f.nodes[a]
 	states := []*State{original, &twin}
 	for i, s := range states {
@@ -252,7 +256,7 @@ func TestHeads(t *testing.T) {
 func TestEnrolled(t *testing.T) {
 	f := newFlock(t, 11, 5, true)
 	a := f.names[0]
-	f.do(a, Enrolled{f.names[:3]})
+	f.do(a, Enrolled{Names: f.names[:3]})
 	if got := f.nodes[a].Documents(); len(got) != 3 {
 		t.Errorf("%d documents of 3 nodes", len(got))
 	}
@@ -261,9 +265,80 @@ func TestEnrolled(t *testing.T) {
 		t.Error("the document of a node that is not enrolled was taken")
 	}
 	// Nor does a node that is not enrolled itself lose its own.
-	f.do(a, Enrolled{nil})
+	f.do(a, Enrolled{})
 	if _, ok := f.nodes[a].Document(a); !ok {
 		t.Error("a node lost its own document")
+	}
+}
+
+// TestANewKeyBeginsAnew: a machine that is enrolled anew has a new key and counts from one. The document of
+// its old key must not stand in the way, nor come back.
+func TestANewKeyBeginsAnew(t *testing.T) {
+	f := newFlock(t, 12, 3, true)
+	a, b, c := f.names[0], f.names[1], f.names[2]
+	old := f.document(c, 7, 100)
+	f.do(a, Receive{c, Message{Documents: []Sealed{old}}})
+	next := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{99}, ed25519.SeedSize))
+	renewed, err := Encode(reconcile.Document{Node: c, Boot: 1, Seq: 1}, next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := func(k ed25519.PrivateKey) ed25519.PublicKey { return k.Public().(ed25519.PublicKey) }
+	keys := map[string][]ed25519.PublicKey{a: {public(keyOf(a))}, b: {public(keyOf(b))}}
+
+	// While both keys are the node's, nothing is dropped.
+	keys[c] = []ed25519.PublicKey{public(keyOf(c)), public(next)}
+	f.do(a, Enrolled{f.names, keys})
+	if d, _ := f.nodes[a].Document(c); d.Version != old.Version {
+		t.Fatalf("the document is %v while its key is enrolled, want %v", d.Version, old.Version)
+	}
+	keys[c] = keys[c][1:]
+	f.effects[a] = nil
+	f.do(a, Enrolled{f.names, keys})
+	if d, ok := f.nodes[a].Document(c); ok {
+		t.Fatalf("the document %v of a key that is enrolled no more still counts", d.Version)
+	}
+	if got := f.effects[a]; len(got) != 1 || !slices.Equal(got[0].(Changed).Nodes, []string{c}) {
+		t.Errorf("effects %v, want that the document of %s has changed", got, c)
+	}
+	f.do(a, Receive{c, Message{Documents: []Sealed{renewed}}})
+	if d, ok := f.nodes[a].Document(c); !ok || d.Version != renewed.Version {
+		t.Errorf("the document is %v, want that of the new key", d.Version)
+	}
+	var hash uint64
+	for _, d := range f.nodes[a].held {
+		hash ^= d.Version.Hash
+	}
+	if got, want := f.nodes[a].sum(Range{}), (Sum{Count: 3, Hash: hash}); got != want {
+		t.Errorf("the sum of what is held is %v, want %v", got, want)
+	}
+	// A node does not drop its own: a rotation may be finished before its agent has the new key.
+	keys[a] = []ed25519.PublicKey{public(next)}
+	f.do(a, Enrolled{f.names, keys})
+	if _, ok := f.nodes[a].Document(a); !ok {
+		t.Error("a node lost its own document")
+	}
+}
+
+// TestALostCounterIsTold: a node that says that it is further back than its own document is told at once.
+func TestALostCounterIsTold(t *testing.T) {
+	f := newFlock(t, 13, 3, true)
+	a, c := f.names[0], f.names[2]
+	held := f.document(c, 7, 100)
+	f.do(a, Receive{c, Message{Documents: []Sealed{held}}})
+	f.do(a, Receive{f.names[1], Message{Announce: []Version{f.document(c, 7, 101).Version}}}) // and will never come
+	for name, m := range map[string]Message{
+		"a document": {Documents: []Sealed{f.document(c, 1, 1)}},
+		"a word":     {Announce: []Version{f.document(c, 1, 1).Version}},
+	} {
+		_, effects := Step(*f.nodes[a], Receive{c, m}, f.now)
+		if len(effects) != 1 || len(effects[0].(Send).Message.Documents) != 1 || effects[0].(Send).Message.Documents[0].Version != held.Version {
+			t.Errorf("after %s that is older the node gets %v, want its own newer one", name, effects)
+		}
+		// From others that is no news.
+		if _, effects := Step(*f.nodes[a], Receive{f.names[1], m}, f.now); len(effects) != 0 {
+			t.Errorf("after %s by another node: %v", name, effects)
+		}
 	}
 }
 

@@ -1,8 +1,12 @@
 package flock
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/pleachdev/pleach/agent/api"
@@ -20,12 +24,19 @@ type machine struct {
 // newMachine makes the next machine and switches it on. Nothing runs there yet.
 func (f *flock) newMachine() *machine {
 	f.t.Helper()
-	node, err := f.lab.NewNode(f.t.Context(), fmt.Sprintf("node-%d", len(f.machines)+1))
+	m := f.bareMachine(fmt.Sprintf("node-%d", len(f.machines)+1))
+	f.machines = append(f.machines, m)
+	return m
+}
+
+// bareMachine makes a machine that is no node of the flock, and switches it on.
+func (f *flock) bareMachine(name string) *machine {
+	f.t.Helper()
+	node, err := f.lab.NewNode(f.t.Context(), name)
 	f.must(err)
 	m := &machine{Node: node, api: api.NewClient(filepath.Join(node.Dir, "pleach", api.SocketName))}
 	f.must(f.registry.Mirror(filepath.Join(m.dir(), "registries")))
 	f.must(m.Start(f.t.Context()))
-	f.machines = append(f.machines, m)
 	return m
 }
 
@@ -35,18 +46,34 @@ func (m *machine) dir() string { return filepath.Join(m.Dir, "pleach") }
 // startAgent starts the agent of a machine that is on.
 func (f *flock) startAgent(m *machine) {
 	f.t.Helper()
-	args := []string{
-		f.program, "agent", "--node", m.Name, "--remote", f.git.NodeURL("flock"), "--introduction", f.introduction, "--listen", ":" + hintPort,
-		"--journal", f.recorder.journal(m.Name),
-	}
+	var join []string
 	for _, other := range f.machines {
 		if other != m {
-			args = append(args, "--join", other.Addr.String())
+			join = append(join, "--join", other.Addr.String())
 		}
 	}
-	_, err := m.StartAgent(args...)
+	f.startAgentWith(m, m.Name, append(join, "--journal", f.recorder.journal(m.Name))...)
+}
+
+// startAgentWith starts an agent on a machine for the node of this name, which knows no others than flags
+// say. What it publishes is not recorded unless flags say so.
+func (f *flock) startAgentWith(m *machine, node string, flags ...string) {
+	f.t.Helper()
+	_, err := m.StartAgent(append([]string{
+		f.program, "agent", "--node", node, "--remote", f.git.NodeURL("flock"), "--introduction", f.introduction, "--listen", ":" + hintPort,
+	}, flags...)...)
 	f.must(err)
 	m.mended()
+}
+
+// pleach runs the pleach command on the machine, as root there.
+func (m *machine) pleach(f *flock, args ...string) string {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
+	defer cancel()
+	out, err := m.Exec(ctx, append([]string{f.program}, args...)...)
+	f.must(err)
+	return strings.TrimSpace(string(out))
 }
 
 func (m *machine) mended() {
@@ -138,4 +165,18 @@ func (f *flock) withoutGit(m *machine) (heal func()) {
 	f.must(f.underlay.Cut(m.Node, nil))
 	f.must(f.underlay.Cut(nil, m.Node))
 	return f.heal(end)
+}
+
+// saysInLog reports whether the log of a machine's agent has a line with all of these.
+func saysInLog(m *machine, texts ...string) error {
+	body, err := os.ReadFile(m.Agent().Log)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(body)) {
+		if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no line of the log of %s has %q", m.Name, texts)
 }

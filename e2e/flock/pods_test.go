@@ -53,6 +53,40 @@ func (f *flock) placed(ctx context.Context, n int, nodes ...*machine) (map[strin
 	return out, nil
 }
 
+// agreed waits until every node says by the others' documents that these pods are there, all ready, and no
+// other.
+func (f *flock) agreed(placed map[string][]string) {
+	f.t.Helper()
+	kind, err := api.FindKind("pods")
+	f.must(err)
+	for _, m := range f.machines {
+		f.wait(m.Name+" sees what the others run", func(ctx context.Context) error {
+			objects, err := m.api.List(ctx, kind, api.ListOptions{})
+			if err != nil {
+				return err
+			}
+			seen := map[string][]string{}
+			for _, o := range objects {
+				p, ok := o.(*corev1.Pod)
+				if !ok || !ready(p) {
+					return fmt.Errorf("%s is not ready", o.GetName())
+				}
+				seen[p.Spec.NodeName] = append(seen[p.Spec.NodeName], p.Name)
+			}
+			for node := range seen {
+				slices.Sort(seen[node])
+				if want := slices.Sorted(slices.Values(placed[node])); !slices.Equal(seen[node], want) {
+					return fmt.Errorf("it sees %v on %s, which runs %v", seen[node], node, want)
+				}
+			}
+			if len(all(seen)) != len(all(placed)) {
+				return fmt.Errorf("it sees %v, want %v", seen, placed)
+			}
+			return nil
+		})
+	}
+}
+
 func ready(p *corev1.Pod) bool {
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReady {

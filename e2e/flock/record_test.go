@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"github.com/pleachdev/pleach/e2e/sim"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/gitstore"
+	"github.com/pleachdev/pleach/gossip"
 )
 
 // recorder writes down what is done to the nodes. What they publish they write into journals themselves,
@@ -42,15 +44,47 @@ func (r *recorder) documents() (out []sim.Entry, err error) {
 		if err != nil {
 			return nil, err
 		}
+		var last gossip.Number
+		wiped := false
 		for line := range bytes.Lines(body) {
 			var e sim.Entry
 			if err := json.Unmarshal(line, &e); err != nil {
 				continue // cut short by a kill: nobody has heard of it
 			}
+			if e.Fault != nil { // see wipe
+				if wiped = true; e.Fault.Kind == sim.Replaced {
+					last = gossip.Number{}
+				}
+				out = append(out, e)
+				continue
+			}
+			number := gossip.Number{Boot: uint32(e.Document.Says.Boot), Seq: uint32(e.Document.Says.Seq)}
+			if wiped && number.Compare(last) <= 0 {
+				continue // it counts from one again until it hears that it was further: nobody takes that in
+			}
+			last = number
 			out = append(out, e)
 		}
 	}
 	return out, nil
+}
+
+// wipe notes in a node's journal that it has lost its disk, and its key if it is replaced.
+func (r *recorder) wipe(node string, replaced bool) error {
+	x := sim.Entry{At: time.Now(), Fault: &sim.Fault{Kind: sim.Forget, Node: node}}
+	if replaced {
+		x.Fault.Kind = sim.Replaced
+	}
+	line, err := json.Marshal(x)
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(r.journal(node), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(append([]byte("\n"), append(line, '\n')...)) // a kill may have cut the last line short
+	return errors.Join(err, file.Close())
 }
 
 // fault is one that was done to the flock; it lasts until it is mended.

@@ -166,6 +166,8 @@ func (j *judge) advance(t time.Duration) {
 					delete(j.rolling, slot)
 				}
 			}
+		case Replaced:
+			delete(j.before, j.r.name(f.Node)) // what comes is not numbered after what was
 		default:
 		}
 	}

@@ -19,6 +19,7 @@ const (
 	Crash     Kind = "crash"      // the agent is killed in its next pass after some actions, and is down for a while
 	Forget    Kind = "forget"     // as Restart, and Git store, accepted state and cached documents are lost
 	PowerOff  Kind = "power off"  // the machine is off for a while, or for good
+	Replaced  Kind = "replaced"   // the node has an empty disk and a new key, and begins to count anew; not drawn
 	PodFails  Kind = "pod fails"  // a pod of the node ends: a lost sandbox, an eviction by the kernel
 	PodFlaps  Kind = "pod flaps"  // a pod of the node is not ready for a while
 	SlowPods  Kind = "slow pods"  // pods take long to start and to end

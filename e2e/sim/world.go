@@ -266,8 +266,8 @@ func (n *node) suffer(e Event) {
 		n.w.members.starve(n.index, n.w.clock.now+e.For)
 	case Refuse:
 		n.refuse[e.App] = true
-	case Push, GitRewind, Cut, Partition, Loss:
-		panic("not a node's: " + e.Kind)
+	case Push, GitRewind, Cut, Partition, Loss, Replaced:
+		panic("not for a node of a drawn life: " + e.Kind)
 	}
 }
 
