@@ -38,7 +38,7 @@ const (
 type State struct {
 	self     string
 	id       NodeID
-	rng      rand.PCG
+	rng      *rand.PCG
 	enrolled map[NodeID]string
 	peers    []string // reachable now, sorted, without this node
 
@@ -57,6 +57,8 @@ type State struct {
 	head    reconcile.Commit // the newest that this node has verified
 	hints   []hint           // heads heard of lately
 	compare time.Time        // when the next comparison is due; zero before the first event
+
+	out []Send // room for what a step sends
 }
 
 // want is a document that was heard of and is not here yet.
@@ -78,7 +80,7 @@ type hint struct {
 // NewState returns the state of a node that knows nothing yet. Which peers it chooses follows from seed.
 func NewState(self string, seed uint64) State {
 	return State{
-		self: self, id: IDOf(self), rng: *rand.NewPCG(seed, uint64(IDOf(self))),
+		self: self, id: IDOf(self), rng: rand.NewPCG(seed, uint64(IDOf(self))),
 		enrolled: map[NodeID]string{}, held: map[NodeID]Sealed{}, void: map[NodeID]bool{}, wants: map[NodeID]*want{},
 	}
 }
@@ -187,16 +189,16 @@ func (s *State) listing(r Range) Listing {
 
 // choose returns up to n peers at random, except one.
 func (s *State) choose(n int, except string) []string {
-	var out []string
+	out := make([]string, 0, n)
 	if len(s.peers) <= n+1 {
 		for _, p := range s.peers {
-			if p != except {
+			if p != except && len(out) < n {
 				out = append(out, p)
 			}
 		}
-		return out[:min(n, len(out))]
+		return out
 	}
-	r := rand.New(&s.rng)
+	r := rand.New(s.rng)
 	for len(out) < n {
 		if p := s.peers[r.IntN(len(s.peers))]; p != except && !slices.Contains(out, p) {
 			out = append(out, p)

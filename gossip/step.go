@@ -3,7 +3,6 @@ package gossip
 import (
 	"cmp"
 	"crypto/ed25519"
-	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -90,10 +89,10 @@ func (Contested) effect() {}
 // Step takes one event. It takes s over and returns the next state, and what is to be done in order.
 // Nothing depends on what becomes of the effects: messages may be lost, late, doubled and out of order.
 func Step(s State, e Event, now time.Time) (State, []Effect) {
-	t := step{State: &s, now: now, changed: map[string]bool{}}
+	t := step{State: &s, now: now, out: s.out[:0]}
 	if s.compare.IsZero() {
 		// Nodes that start together do not compare together.
-		s.compare = now.Add(time.Duration(rand.New(&s.rng).Int64N(int64(CompareEvery))))
+		s.compare = now.Add(time.Duration(rand.New(s.rng).Int64N(int64(CompareEvery))))
 	}
 	switch e := e.(type) {
 	case Tick:
@@ -111,11 +110,12 @@ func Step(s State, e Event, now time.Time) (State, []Effect) {
 			s.enrolled[IDOf(name)] = name
 		}
 		for _, name := range s.forget(e.Keys) {
-			t.changed[name] = true
+			t.change(name)
 		}
 	case Gone:
 		if id := IDOf(e.Node); id != s.id && !s.void[id] {
-			s.void[id], t.changed[e.Node] = true, true
+			s.void[id] = true
+			t.change(e.Node)
 		}
 	case Verified:
 		if e.Head.Level > s.head.Level {
@@ -128,7 +128,10 @@ func Step(s State, e Event, now time.Time) (State, []Effect) {
 		s.compare = now.Add(CompareEvery)
 		t.startComparison()
 	}
-	return s, t.finish()
+	effects := t.finish()
+	clear(t.out) // nothing of it is held on to
+	s.out = t.out
+	return s, effects
 }
 
 // step is one run of Step.
@@ -137,8 +140,10 @@ type step struct {
 	now     time.Time
 	out     []Send // at most one to each node
 	effects []Effect
-	changed map[string]bool
+	changed []string // in any order, some more than once
 }
+
+func (t *step) change(node string) { t.changed = append(t.changed, node) }
 
 // to returns the message that is being written to a node. It is valid until the next call.
 func (t *step) to(node string) *Message {
@@ -153,8 +158,10 @@ func (t *step) to(node string) *Message {
 
 func (t *step) finish() []Effect {
 	if len(t.changed) > 0 {
-		t.effects = append(t.effects, Changed{slices.Sorted(maps.Keys(t.changed))})
+		slices.Sort(t.changed)
+		t.effects = append(t.effects, Changed{slices.Compact(t.changed)})
 	}
+	t.effects = slices.Grow(t.effects, len(t.out))
 	for _, s := range t.out {
 		// Each message stays below its limit, however large the documents are.
 		for size, i := 0, 0; i < len(s.Message.Documents); i++ {
@@ -177,7 +184,7 @@ func (t *step) publish(e Publish) {
 		return
 	}
 	t.store(d)
-	t.changed[t.self] = true
+	t.change(t.self)
 	for _, node := range e.Direct {
 		if node != t.self {
 			m := t.to(node)
@@ -269,11 +276,15 @@ func (t *step) fetch(from string, w *want) {
 
 // fetchAgain asks the next who told of a document that has not come.
 func (t *step) fetchAgain() {
-	for _, id := range slices.Sorted(maps.Keys(t.wants)) {
-		w := t.wants[id]
-		if t.now.Before(w.retry) {
-			continue
+	var due []NodeID
+	for id, w := range t.wants {
+		if !t.now.Before(w.retry) {
+			due = append(due, id)
 		}
+	}
+	slices.Sort(due)
+	for _, id := range due {
+		w := t.wants[id]
 		if w.tries++; w.tries >= fetchTries {
 			delete(t.wants, id) // a comparison will find it, if it is anywhere
 			for _, p := range w.waiting {
@@ -317,14 +328,14 @@ func (t *step) document(from string, d Sealed) {
 	}
 	if from == d.Node && t.void[id] {
 		delete(t.void, id)
-		t.changed[d.Node] = true
+		t.change(d.Node)
 	}
 	if ok && held.Version == d.Version {
 		return
 	}
 	t.store(d)
 	if !t.void[id] {
-		t.changed[d.Node] = true
+		t.change(d.Node)
 	}
 	told := false
 	if w := t.wants[id]; w != nil {
