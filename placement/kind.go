@@ -12,6 +12,7 @@ type kind struct {
 	c     *Constraints
 	class *class
 	slots int             // and held pods
+	dead  bool            // had some, and has none any more
 	at    map[int32]int32 // pods by node, as far as they are settled or planned
 	going map[int32]int32 // those of them that are leaving
 

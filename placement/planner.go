@@ -48,7 +48,7 @@ type Planner struct {
 	classes    map[string]*class
 	shapes     map[shapeKey]*shape
 	kinds      map[string]*kind
-	byPointer  map[*Constraints]*kind // while input is read
+	byPointer  map[*Constraints]*kind // of kinds, the last that were looked up
 	topologies map[string]*topology
 	counters   map[string]*counter
 	countings  map[string][]counting // by a label that the selected pods have
@@ -144,7 +144,6 @@ func NewPlanner(in Input) *Planner {
 	for i := range p.slots {
 		p.settle(int32(i))
 	}
-	clear(p.byPointer)
 	return p
 }
 
@@ -205,7 +204,7 @@ func fraction(a, b int64) uint64 {
 // addSlot adds a slot, which is open until settle.
 func (p *Planner) addSlot(s Slot) int32 {
 	x := place{Slot: s, hash: Hash(s.Key), kind: p.kindOf(s.Constraints), shape: p.shapeOf(s.Requests), node: -1, by: -1}
-	x.kind.slots++
+	p.joinKind(x.kind)
 	i := int32(len(p.slots))
 	if n := len(p.spare); n > 0 {
 		i, p.spare = p.spare[n-1], p.spare[:n-1]
@@ -229,8 +228,16 @@ func (p *Planner) dropSlot(i int32) {
 	p.spare = append(p.spare, i)
 }
 
+func (p *Planner) joinKind(k *kind) {
+	if k.slots++; k.dead {
+		k.dead = false
+		p.dead--
+	}
+}
+
 func (p *Planner) leaveKind(k *kind) {
 	if k.slots--; k.slots == 0 {
+		k.dead = true
 		p.dead++
 	}
 }
@@ -273,7 +280,7 @@ func (p *Planner) hold(name string, list []Held) {
 		x := &holding{Held: h, node: -1}
 		if n, ok := p.byName[h.Node]; ok {
 			x.node, x.kind, x.need = n, p.kindOf(h.Constraints), p.vector(h.Requests)
-			x.kind.slots++
+			p.joinKind(x.kind)
 			p.occupy(x, 1)
 			p.heldOn[n] = append(p.heldOn[n], x)
 		}

@@ -57,7 +57,9 @@ func (p *Planner) Update(c Change) {
 	for _, name := range names {
 		p.hold(name, c.Held[name])
 	}
-	clear(p.byPointer)
+	if len(p.byPointer) > 100+2*len(p.kinds) {
+		clear(p.byPointer) // most are of slots that are no more
+	}
 }
 
 func (p *Planner) isNew(c Change) bool {
@@ -110,7 +112,6 @@ func (p *Planner) anew(c Change) {
 	for _, name := range slices.Sorted(maps.Keys(c.Held)) {
 		p.hold(name, c.Held[name])
 	}
-	clear(p.byPointer)
 }
 
 // setNode replaces a node. What is settled there is taken out and looked at again.
