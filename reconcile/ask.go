@@ -84,8 +84,7 @@ func newPass(s State, in Input) *pass {
 	}
 	x.read(&in)
 	return &pass{
-		in: in, index: x, nodes: x.nodes, docs: x.docs, pods: x.pods, newest: x.newest,
-		releases: map[string]released{}, stopping: map[types.UID]bool{},
+		in: in, index: x, nodes: x.nodes, docs: x.docs, pods: x.pods, newest: x.newest, stopping: map[types.UID]bool{},
 	}
 }
 

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -95,7 +96,7 @@ func (p *pass) replaced(w *workload, s *slot) {
 		if !slices.ContainsFunc(s.old, func(m Instance) bool { return !p.stopping[m.UID] }) {
 			w.roll.places[s.index].surging, w.roll.places[s.index].updated = false, true
 		}
-		p.explain(w, s, RuleKeep, fmt.Sprintf("runs on node %s, opened by %s (epoch %d)", cur.Node, cur.Cause, cur.Epoch))
+		p.explain(w, s, RuleKeep, "runs on node "+cur.Node+", opened by "+cur.Cause+" (epoch "+strconv.FormatInt(cur.Epoch, 10)+")")
 		return
 	}
 	p.explain(w, s, RuleKeep, notReady(cur))
@@ -173,7 +174,8 @@ func (p *pass) outdated(w *workload, s *slot) {
 		p.change(w, s, m, fmt.Sprintf("revision %s follows", w.revision))
 	default:
 		w.roll.places[s.index].surging = true
-		p.wants = append(p.wants, &want{w: w, s: s, template: &w.templates[0], cause: causeOf(w.object.Commit), beside: &m, token: token})
+		old := m
+		p.wants = append(p.wants, &want{w: w, s: s, template: &w.templates[0], cause: causeOf(w.object.Commit), beside: &old, token: token})
 	}
 }
 

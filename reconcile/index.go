@@ -33,7 +33,7 @@ type index struct {
 	answers   map[Ask]Answer
 	registry  registry
 	givenPods []*corev1.Pod
-	pods      map[types.UID]*corev1.Pod
+	pods      map[types.UID]ownPod
 
 	objects    []Object
 	namespaces map[string]map[string]string
@@ -64,6 +64,12 @@ type index struct {
 	moved   map[*peer]bool // nodes that the planner holds otherwise
 	left    []string       // nodes that it still holds
 	renamed bool           // the labels of namespaces changed
+}
+
+// ownPod is a pod of this node and what it asks for.
+type ownPod struct {
+	pod      *corev1.Pod
+	requests placement.Resources
 }
 
 // peer is a node with what its document says, its pods aside.
@@ -109,7 +115,7 @@ type tracked struct {
 func newIndex(self string, m Memory) *index {
 	x := &index{
 		self: self, peers: map[string]*peer{}, docs: map[string]*Document{}, own: map[types.UID]*Instance{}, newest: map[string]accepted{},
-		pods: map[types.UID]*corev1.Pod{}, tracked: map[types.UID]*tracked{}, byUID: map[types.UID]*workload{},
+		pods: map[types.UID]ownPod{}, tracked: map[types.UID]*tracked{}, byUID: map[types.UID]*workload{},
 		timed: map[*tracked]bool{}, wanting: map[*tracked]bool{}, listening: map[*tracked]bool{}, answers: map[Ask]Answer{},
 		fresh: map[*tracked]bool{}, daemons: map[*tracked]bool{}, kept: map[*tracked]bool{}, moved: map[*peer]bool{},
 	}
@@ -321,13 +327,17 @@ func (x *index) readPods(pods []*corev1.Pod) {
 	}
 	x.givenPods = slices.Clone(pods)
 	old := x.pods
-	x.pods = make(map[types.UID]*corev1.Pod, len(pods))
+	x.pods = make(map[types.UID]ownPod, len(pods))
 	for _, pod := range pods {
-		x.pods[pod.UID] = pod
+		if o := old[pod.UID]; o.pod == pod {
+			x.pods[pod.UID] = o
+		} else {
+			x.pods[pod.UID] = ownPod{pod, placement.RequestsOf(&pod.Spec)}
+		}
 	}
 	for uid, m := range x.own {
 		a, b := old[uid], x.pods[uid]
-		if a != b && (a == nil || b == nil || !placement.RequestsOf(&a.Spec).Equal(placement.RequestsOf(&b.Spec))) {
+		if a.pod != b.pod && (a.pod == nil || b.pod == nil || !a.requests.Equal(b.requests)) {
 			x.mark(x.track(m.Slot.Workload))
 		}
 	}

@@ -104,6 +104,7 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 		return nil, held
 	}
 	waves := p.index.waves
+	slots = make([]placement.Slot, 0, len(g.wants)+len(w.slots))
 	for _, x := range g.wants {
 		z := w.size(x.template)
 		e := placement.Slot{Key: x.key(), Requests: z.requests, Constraints: z.constraints, Priority: priority(&x.template.Spec.Spec), Node: x.fixed(), Wave: waves[x.cause.name]}
@@ -119,10 +120,10 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 		if len(live) > 0 && live[0].live() && p.leaves(w, live[0]) {
 			hold(live) // where it is; its new place is planned as that of a surge
 		} else if len(live) > 0 {
-			m := live[0]
+			m := &live[0]
 			z := w.size(cmp.Or(w.template(m.Revision), &w.templates[0]))
-			e := placement.Slot{Key: s.key, Requests: p.uses(w, m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
-			if p.fresh(m) && p.in.without != ruleWave {
+			e := placement.Slot{Key: s.key, Requests: p.uses(w, *m), Constraints: z.constraints, Priority: priority(&w.templates[0].Spec.Spec), Node: s.id.Node, Incumbent: m.Node, Claimed: true}
+			if p.fresh(*m) && p.in.without != ruleWave {
 				e.Wave = waves[m.Cause]
 			}
 			slots = append(slots, e)
@@ -153,9 +154,7 @@ func causeOfClaim(m Instance) (cause, bool) {
 func (p *pass) changed(g *tracked, c *placement.Change) {
 	p.at = g
 	slots, held := p.planSlots(g)
-	keys := make([]string, len(slots))
-	for i, s := range slots {
-		keys[i] = s.Key
+	for _, s := range slots {
 		if p.index.planner != nil {
 			if old, ok := p.index.planner.Slot(s.Key); ok && old.Equal(s) {
 				continue
@@ -163,10 +162,11 @@ func (p *pass) changed(g *tracked, c *placement.Change) {
 		}
 		c.Slots = append(c.Slots, s)
 	}
-	if !slices.Equal(keys, g.planned) {
-		still := make(map[string]bool, len(keys))
-		for _, key := range keys {
-			still[key] = true
+	if !slices.EqualFunc(slots, g.planned, func(s placement.Slot, key string) bool { return s.Key == key }) {
+		keys := make([]string, len(slots))
+		still := make(map[string]bool, len(slots))
+		for i, s := range slots {
+			keys[i], still[s.Key] = s.Key, true
 		}
 		for _, key := range g.planned {
 			if !still[key] {
@@ -263,8 +263,8 @@ func (w *workload) size(t *Template) size {
 // uses returns what an instance holds of its node: as its pod says, else its template, else the
 // newest one.
 func (p *pass) uses(w *workload, m Instance) placement.Resources {
-	if pod := p.pods[m.UID]; pod != nil {
-		return placement.RequestsOf(&pod.Spec)
+	if o, ok := p.pods[m.UID]; ok {
+		return o.requests
 	}
 	if w == nil {
 		return placement.Resources{Pods: 1}

@@ -123,7 +123,8 @@ func (t *seat) set(s SlotState) {
 	case s == SlotState{}:
 		t.rest = nil
 	case t.rest == nil || *t.rest != s:
-		t.rest = &s
+		rest := s // so that only what is kept is made
+		t.rest = &rest
 	}
 }
 

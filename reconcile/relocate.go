@@ -87,7 +87,8 @@ func (p *pass) relocate(w *workload, s *slot, m Instance) bool {
 		return true
 	}
 	if w.strategy.surge > 0 && !w.strategy.recreate {
-		p.wants = append(p.wants, &want{w: w, s: s, template: t, cause: causeOf(p.in.Accepted[clusterUnit]), beside: &m, token: true, moves: true})
+		old := m
+		p.wants = append(p.wants, &want{w: w, s: s, template: t, cause: causeOf(p.in.Accepted[clusterUnit]), beside: &old, token: true, moves: true})
 		return true
 	}
 	reason := fmt.Sprintf("node %s is drained, and %s may not have a pod more", m.Node, w.name)

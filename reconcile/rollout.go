@@ -3,7 +3,7 @@ package reconcile
 import (
 	"cmp"
 	"fmt"
-	"slices"
+	"strconv"
 )
 
 // rollout is what the documents say of a workload's slots, as far as the rules of a rolling update
@@ -138,13 +138,16 @@ func (r *rollout) within(i int, how change, limit int, what string, underWay fun
 
 // rolloutOf reads the documents.
 func (p *pass) rolloutOf(w *workload) *rollout {
-	r := &rollout{surge: w.strategy.surge, unavailable: w.strategy.unavailable, checks: rolloutChecks}
+	r := &rollout{surge: w.strategy.surge, unavailable: w.strategy.unavailable, checks: rolloutChecks, places: make([]place, 0, len(w.slots))}
 	for _, s := range w.slots {
 		o := place{label: w.label(s), promised: true}
-		for _, m := range append(slices.Clip(s.now), s.old...) {
-			o.ready = o.ready || m.available(w, p.in.Now)
-			if p.accepted(m.Node, w.object.Source.App).Level < w.object.Commit.Level {
-				o.promised, o.holder = false, m.Node
+		for _, list := range [][]Instance{s.now, s.old} {
+			for i := range list {
+				m := &list[i]
+				o.ready = o.ready || m.available(w, p.in.Now)
+				if p.accepted(m.Node, w.object.Source.App).Level < w.object.Commit.Level {
+					o.promised, o.holder = false, m.Node
+				}
 			}
 		}
 		// For this commit, or for an earlier one and not yet taken back; on the move from a drained node, which may
@@ -181,8 +184,8 @@ func (w *workload) label(s *slot) string {
 	case kindPod:
 		return w.name
 	case kindDaemonSet:
-		return fmt.Sprintf("%s on %s", w.name, s.id.Node)
+		return w.name + " on " + s.id.Node
 	default:
-		return fmt.Sprintf("%s[%d]", w.name, s.id.Ordinal)
+		return w.name + "[" + strconv.Itoa(int(s.id.Ordinal)) + "]"
 	}
 }

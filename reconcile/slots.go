@@ -17,15 +17,15 @@ func (s Slot) key() string {
 	return string(s.Workload) + "/" + strconv.Itoa(int(s.Ordinal))
 }
 
-func (m Instance) ended() bool {
+func (m *Instance) ended() bool {
 	return m.Phase == corev1.PodSucceeded || m.Phase == corev1.PodFailed
 }
 
 // live reports whether the pod runs or is on its way to.
-func (m Instance) live() bool { return !m.Terminating && !m.ended() }
+func (m *Instance) live() bool { return !m.Terminating && !m.ended() }
 
 // available reports whether the pod has been ready for the workload's minReadySeconds.
-func (m Instance) available(w *workload, now time.Time) bool {
+func (m *Instance) available(w *workload, now time.Time) bool {
 	return m.live() && m.Ready && !now.Before(m.ReadySince.Add(w.strategy.minReady))
 }
 
@@ -43,6 +43,7 @@ type slot struct {
 	index  int       // in the order of the rollout
 	memory SlotState // as it stands in this pass
 	said   *SlotDecision
+	saying SlotDecision // that said points to
 
 	now     []Instance // live, at the wanted revision, seniors first
 	old     []Instance // live, at others: available before not, newest claim first
@@ -50,8 +51,17 @@ type slot struct {
 	ended   []Instance
 }
 
-// live lists the pods that live, those of revisions that are not wanted any more first.
-func (s *slot) live() []Instance { return append(slices.Clip(s.old), s.now...) }
+// live lists the pods that live, those of revisions that are not wanted any more first. The list is to be
+// read alone: it may be the slot's own.
+func (s *slot) live() []Instance {
+	switch {
+	case len(s.old) == 0:
+		return s.now
+	case len(s.now) == 0:
+		return s.old
+	}
+	return append(slices.Clip(s.old), s.now...)
+}
 
 // holder is the pod that speaks for the slot; nil when there is none.
 func (s *slot) holder() *Instance {
@@ -73,9 +83,12 @@ func (p *pass) fill(g *tracked) {
 		g.seat(r.Slot)
 	}
 	p.addSlots(g)
+	// From here on every seat stays in its place.
+	seats := make([]int, len(g.records)) // of the records
 	// An epoch is never given twice, so that those of gone nodes count as well.
 	for i := range g.records {
-		t := g.seat(g.records[i].slot(g.uid))
+		seats[i], _ = g.find(g.records[i].slot(g.uid))
+		t := &g.seats[seats[i]]
 		t.epoch = max(t.epoch, g.records[i].epoch)
 	}
 	for _, r := range g.releases {
@@ -84,7 +97,7 @@ func (p *pass) fill(g *tracked) {
 	}
 	for i := range g.records {
 		if r := &g.records[i]; !x.isGone(r.from) {
-			g.seat(r.slot(g.uid)).see(r)
+			g.seats[seats[i]].see(r)
 		}
 	}
 	if g.w == nil {
@@ -92,7 +105,7 @@ func (p *pass) fill(g *tracked) {
 		g.claimed = nil
 		return
 	}
-	slots := map[int]*slot{}
+	slots := make([]*slot, len(g.seats)) // by seat; nil where none is wanted
 	for _, s := range g.w.slots {
 		at, _ := g.find(s.id)
 		s.key, s.memory = g.seats[at].key, g.seats[at].state()
@@ -104,8 +117,7 @@ func (p *pass) fill(g *tracked) {
 			continue
 		}
 		m := x.instance(g, r)
-		at, _ := g.find(m.Slot)
-		s := slots[at]
+		s := slots[seats[i]]
 		switch {
 		case s == nil:
 			g.w.surplus = append(g.w.surplus, m)
@@ -127,6 +139,9 @@ func (p *pass) fill(g *tracked) {
 		}
 		key := r.Slot.key()
 		last, ok := p.releases[key]
+		if p.releases == nil {
+			p.releases = map[string]released{}
+		}
 		if !ok || r.Epoch > last.Epoch || r.Epoch == last.Epoch && r.At.After(last.At) {
 			p.releases[key] = r
 		}

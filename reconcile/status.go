@@ -20,7 +20,7 @@ func (p *pass) report(w *workload) {
 		Source: w.object.Source, Kind: w.kind, Namespace: w.namespace, Name: w.name, UID: w.uid,
 		Generation: w.object.Object.GetGeneration(), Commit: w.object.Commit, Revision: w.revision, Desired: w.desired,
 	}
-	count := func(m Instance) {
+	count := func(m *Instance) {
 		if w.strategy.once && m.ended() && !m.Terminating {
 			st.Current++
 			if m.Revision == w.revision {
@@ -44,8 +44,8 @@ func (p *pass) report(w *workload) {
 	current := int32(0) // available at the wanted revision
 	for _, s := range w.slots {
 		for _, list := range [][]Instance{s.now, s.old, s.leaving, s.ended} {
-			for _, m := range list {
-				count(m)
+			for i := range list {
+				count(&list[i])
 			}
 		}
 		if len(s.now) > 0 && s.now[0].available(w, p.in.Now) {
@@ -55,8 +55,8 @@ func (p *pass) report(w *workload) {
 			st.Waiting = append(st.Waiting, r)
 		}
 	}
-	for _, m := range w.surplus {
-		count(m)
+	for i := range w.surplus {
+		count(&w.surplus[i])
 	}
 	st.Conditions = p.conditions(w, st, current)
 	p.statuses = append(p.statuses, st)

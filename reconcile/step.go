@@ -164,7 +164,7 @@ type pass struct {
 	index    *index
 	nodes    []Node               // sorted by name
 	docs     map[string]*Document // that count; of other nodes without their pods
-	pods     map[types.UID]*corev1.Pod
+	pods     map[types.UID]ownPod
 	newest   map[string]accepted // per app, the newest commit that any document speaks of
 	decided  []*tracked
 	at       *tracked            // that is being decided
@@ -342,11 +342,12 @@ func (x *index) whole(d Decision) ([]WorkloadStatus, []SlotDecision) {
 
 // explain records why a slot is as it is; the last word stands.
 func (p *pass) explain(w *workload, s *slot, rule, reason string) *SlotDecision {
-	s.said = &SlotDecision{
+	s.saying = SlotDecision{
 		Slot: s.id, Kind: w.kind, Namespace: w.namespace, Owner: w.name,
 		Source: w.object.Source, Commit: w.object.Commit, Revision: w.revision,
 		Rule: rule, Reason: reason,
 	}
+	s.said = &s.saying
 	if m := s.holder(); m != nil {
 		s.said.Node, s.said.Pod, s.said.Revision = m.Node, m.Name, m.Revision
 	}
