@@ -50,9 +50,10 @@ func (n *node) tell(e gossip.Event) {
 		switch x := x.(type) {
 		case gossip.Send:
 			other := n.w.byName[x.To]
+			received := gossip.Event(gossip.Receive{From: n.name, Message: x.Message})
 			n.w.network.send(n.index, other.index, func() {
 				if other.agent {
-					other.tell(gossip.Receive{From: n.name, Message: x.Message})
+					other.tell(received)
 				}
 			})
 		case gossip.Changed:
