@@ -130,7 +130,7 @@ func (p page) remote(st *api.Status) string {
 		if !r.PeersSince.IsZero() {
 			last += "; this node follows its peers since " + since(r.PeersSince, st.Now)
 		}
-		return where + ", " + p.paint(red, "unreachable: "+printable(r.Err)) + "; " + last
+		return where + ", " + p.paint(red, "not followed: "+printable(r.Err)) + "; " + last
 	}
 	return where + ", asked " + since(r.LastOK, st.Now) + " ago"
 }

@@ -175,7 +175,7 @@ func factsOf(st *api.Status) []fact {
 	case st.Remote.LastTry.IsZero():
 		add("remote", "not asked yet")
 	case st.Remote.Err != "":
-		add("remote", "unreachable: %s", printable(st.Remote.Err))
+		add("remote", "not followed: %s", printable(st.Remote.Err))
 		if !st.Remote.PeersSince.IsZero() {
 			add("follows", "its peers, since %s", st.Remote.PeersSince.Format(time.TimeOnly))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -205,6 +206,8 @@ func (s *Store) download(ctx context.Context, l location, r Remote, want plumbin
 	switch {
 	case errors.Is(err, errTooLarge), err == nil && n > limit:
 		err = &ObjectError{ID: want.String(), Reason: fmt.Sprintf("comes with a history of more than %d MiB", limit>>20)}
+	case isOf(err, f):
+		err = fmt.Errorf("git store: keep what %s has sent: %w", r, err) // no room on the disk, perhaps: not the remote's doing
 	case err != nil:
 		err = unreachable(r, "fetch", err)
 	}
@@ -214,6 +217,12 @@ func (s *Store) download(ctx context.Context, l location, r Remote, want plumbin
 		return nil, err
 	}
 	return f, nil
+}
+
+// isOf tells whether an error is that of this very file.
+func isOf(err error, f *os.File) bool {
+	path, ok := errors.AsType[*fs.PathError](err)
+	return ok && path.Path == f.Name()
 }
 
 func (s *Store) tempDir() string {
