@@ -85,6 +85,11 @@ test-cgroup2: setup bin/gotestsum node-binaries ## a node on a kernel with cgrou
 	@sh tools/setup.sh "e2fsprogs: the virtual machine's disk" "qemu-system-x86: the virtual machine"
 	PLEACH_TESTS=cgroup2 PLEACH_NO_SKIP=1 CGO_ENABLED=0 $(TEST) --format testname -- -count=1 -timeout 60m ./e2e/cgroup2
 
+# Several nodes on this machine, under what takes minutes or an hour to show.
+.PHONY: test-nightly
+test-nightly: setup bin/gotestsum build ## flocks without Git for ten minutes, starved for an hour, frozen (root); LONG=5m for less; nightly
+	PLEACH_TESTS=nightly PLEACH_LONG=$(LONG) PLEACH_NO_SKIP=1 CGO_ENABLED=0 $(TEST) --format testname -- -count=1 -timeout 150m -run 'Night|AgentAway' ./e2e/flock
+
 .PHONY: test-arm64
 test-arm64: setup bin/gotestsum ## the same plans on arm64, emulated; nightly
 	@sh tools/setup.sh "qemu-user-static: the other architecture"

@@ -34,14 +34,16 @@ type flock struct {
 	program      string
 	introduction string
 	recorder     *recorder
+	each         []func(*lab.Node) error // done to a machine before it is switched on for the first time
 }
 
 // newFlock starts n nodes that follow a repository with one app, without objects, and waits until each
 // has accepted it. At the end of the test the checker of the simulator judges what the nodes published.
-func newFlock(t *testing.T, n int) *flock {
+// What is given as each is done to every machine before it is switched on for the first time.
+func newFlock(t *testing.T, n int, each ...func(*lab.Node) error) *flock {
 	t.Helper()
 	needs.Root(t)
-	f := &flock{t: t, lab: lab.New(t)}
+	f := &flock{t: t, lab: lab.New(t), each: each}
 	f.servers()
 	f.recorder = &recorder{dir: filepath.Join(f.lab.Dir, "journals")}
 	f.must(os.Mkdir(f.recorder.dir, 0o755))

@@ -34,6 +34,9 @@ func (f *flock) bareMachine(name string) *machine {
 	f.t.Helper()
 	node, err := f.lab.NewNode(f.t.Context(), name)
 	f.must(err)
+	for _, do := range f.each {
+		f.must(do(node))
+	}
 	m := &machine{Node: node, api: api.NewClient(filepath.Join(node.Dir, "pleach", api.SocketName))}
 	f.must(f.registry.Mirror(filepath.Join(m.dir(), "registries")))
 	f.must(m.Start(f.t.Context()))

@@ -128,6 +128,11 @@ func sweepDir(dir string) error {
 	}
 	for _, entry := range entries {
 		if entry.IsDir() && orphaned(entry.Name()) {
+			if os.Geteuid() == 0 {
+				if err := unmountBelow(filepath.Join(dir, entry.Name())); err != nil {
+					return err
+				}
+			}
 			// Another user's directory is for that user to sweep.
 			if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil && !errors.Is(err, fs.ErrPermission) {
 				return err

@@ -47,6 +47,7 @@ type Node struct {
 	running []*Process // what Run started; some may have ended
 	agent   *Process
 	frozen  bool
+	small   bool // its disk is its own, see SmallDisk
 }
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,12}[a-z0-9])?$`)
@@ -211,6 +212,9 @@ func (n *Node) offLocked() error {
 // remove switches the node off and removes the lab's cgroups when they are empty.
 func (n *Node) remove() error {
 	err := n.PowerOff()
+	if n.small {
+		err = errors.Join(err, unmountBelow(n.Dir))
+	}
 	groups, findErr := cgroupDirs(func(base string) bool { return base == n.lab.Name })
 	for _, dir := range groups {
 		if e := syscall.Rmdir(dir); e != nil && !errors.Is(e, syscall.EBUSY) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,5 +85,61 @@ func TestStarve(t *testing.T) {
 	}
 	if err := n.Starve(0); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestFullDisk: what writes to the node's disk fails while that is full, what reads does not, and the rest of
+// the machine has room.
+func TestFullDisk(t *testing.T) {
+	l, list := nodes(t, 1)
+	n := list[0]
+	if err := n.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(n.Dir, "pleach")); err != nil {
+		t.Fatal(err) // made, and left empty, by its first start
+	}
+	if err := n.SmallDisk(4 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string) error {
+		_, err := n.Exec(t.Context(), "sh", "-c", "echo something >/var/lib/pleach/"+name)
+		return err
+	}
+	if err := write("before"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.FillDisk(true); err != nil {
+		t.Fatal(err)
+	}
+	if err := write("meanwhile"); err == nil {
+		t.Error("wrote to a full disk")
+	}
+	if err := os.WriteFile(filepath.Join(n.Dir, "pleach", "outside"), []byte("something"), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("write to a full disk, from outside: %v", err)
+	}
+	if out, err := n.Exec(t.Context(), "cat", "/var/lib/pleach/before"); err != nil || string(out) != "something\n" {
+		t.Errorf("read from a full disk: %q, %v", out, err)
+	}
+	if err := os.WriteFile(filepath.Join(l.Dir, "elsewhere"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Error(err)
+	}
+	if err := n.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.FillDisk(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := write("after"); err != nil {
+		t.Error(err)
+	}
+	if out, err := n.Exec(t.Context(), "cat", "/var/lib/pleach/before"); err != nil || string(out) != "something\n" {
+		t.Errorf("the disk was lost with the power: %q, %v", out, err)
 	}
 }
