@@ -2,6 +2,7 @@ package flock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -43,7 +44,7 @@ func TestNightWithoutGit(t *testing.T) {
 	f.repo.Write(appDir+"/web.yaml", web)
 	f.deploy("six replicas", f.machines...)
 	before := f.spread(6)
-	f.statusBranch()
+	f.verified()
 	lost, rest := f.machines[2], f.machines[:2]
 
 	f.git.Down(true)
@@ -82,7 +83,14 @@ func TestNightWithoutGit(t *testing.T) {
 	f.repo.Push()
 	f.waitHead(commit, f.machines...)
 	f.rolled(6, nextImage, f.machines...)
-	f.statusBranch()
+	f.wait("the status branch tells of it", func(context.Context) error {
+		text, err := f.repo.Try("show", f.tip()+":README.md")
+		if err == nil && !strings.Contains(text, commit[:12]) {
+			err = errors.New(text)
+		}
+		return err
+	})
+	f.verified()
 	for _, m := range f.machines {
 		f.truthful(m)
 	}
