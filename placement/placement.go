@@ -64,6 +64,9 @@ type Slot struct {
 	// NoExecute taint that the slot does not tolerate, as Kubernetes leaves running pods alone.
 	// When false, the slot returns to Incumbent if all filters pass there.
 	Claimed bool
+	// Beside says that the slot's pod replaces another that still holds its room: where nodes are compared
+	// by load, the two count once.
+	Beside bool
 }
 
 // Held is room on a node taken by something that is no slot of the plan: a pod that is
@@ -76,17 +79,21 @@ type Held struct {
 	// Leaving says that the pod is terminating. Spreading does not count it, and who may preempt it
 	// waits for its room.
 	Leaving bool
+	// Returns says that the slot of the pod is filled again as soon as it has ended. Where nodes are
+	// compared by load, and in spreading, it counts as a pod that stays.
+	Returns bool
 }
 
 // Equal reports whether s and o are the same, for which their constraints must be the same pointer.
 func (s Slot) Equal(o Slot) bool {
 	return s.Key == o.Key && s.Requests.Equal(o.Requests) && s.Constraints == o.Constraints && s.Priority == o.Priority && s.Node == o.Node &&
-		s.Wave == o.Wave && s.Incumbent == o.Incumbent && s.Claimed == o.Claimed
+		s.Wave == o.Wave && s.Incumbent == o.Incumbent && s.Claimed == o.Claimed && s.Beside == o.Beside
 }
 
 // Equal is that of Slot.
 func (h Held) Equal(o Held) bool {
-	return h.Node == o.Node && h.Requests.Equal(o.Requests) && h.Constraints == o.Constraints && h.Priority == o.Priority && h.Leaving == o.Leaving
+	return h.Node == o.Node && h.Requests.Equal(o.Requests) && h.Constraints == o.Constraints && h.Priority == o.Priority && h.Leaving == o.Leaving &&
+		h.Returns == o.Returns
 }
 
 // Assignment binds one slot to one node, or says why it has none.

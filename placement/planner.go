@@ -30,7 +30,7 @@ type Planner struct {
 	names      []corev1.ResourceName
 	alloc      []int64 // node × resource
 	free       []int64 // node × resource
-	lent       []int64 // node × resource, of free: to what is held
+	lent       []int64 // node × resource, of what is taken: it does not count as load
 	total      []int64
 	ports      [][]HostPort // in use, per node
 	on         [][]int32    // slots per node, in no order
@@ -302,10 +302,17 @@ func (p *Planner) letGo(name string) {
 
 func (p *Planner) occupy(h *holding, sign int32) {
 	p.take(h.node, h.need, int64(sign))
-	for r, need := range h.need {
-		p.lent[int(h.node)*len(h.need)+r] += int64(sign) * need
+	if !h.Returns {
+		p.lend(h.node, h.need, int64(sign))
 	}
-	p.tally(h.kind, h.node, sign, h.Leaving)
+	p.tally(h.kind, h.node, sign, h.Leaving && !h.Returns)
+}
+
+// lend leaves what is taken out of the node's load.
+func (p *Planner) lend(n int32, need []int64, sign int64) {
+	for r, v := range need {
+		p.lent[int(n)*len(need)+r] += sign * v
+	}
 }
 
 // put plans a slot on a node and takes its room.
@@ -314,6 +321,9 @@ func (p *Planner) put(i, n int32) {
 	s.node = n
 	p.on[n] = append(p.on[n], i)
 	p.take(n, s.shape.need, 1)
+	if s.Beside {
+		p.lend(n, s.shape.need, 1)
+	}
 	p.tally(s.kind, n, 1, false)
 }
 
@@ -327,6 +337,9 @@ func (p *Planner) pull(i int32) {
 	list[slices.Index(list, i)] = list[last]
 	p.on[n] = list[:last]
 	p.take(n, s.shape.need, -1)
+	if s.Beside {
+		p.lend(n, s.shape.need, -1)
+	}
 	p.tally(s.kind, n, -1, false)
 }
 

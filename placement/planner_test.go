@@ -177,6 +177,12 @@ func TestPlannerPlansAsFromNothing(t *testing.T) {
 			var c Change
 			if round%2 == 0 {
 				carryOut(r, &in, want)
+				for i := range in.Slots {
+					in.Slots[i].Beside = !in.Slots[i].Claimed && r.Intn(4) == 0
+				}
+				for i := range in.Held {
+					in.Held[i].Returns = in.Held[i].Leaving && r.Intn(2) == 0
+				}
 			}
 			if r.Intn(2) == 0 {
 				i := r.Intn(len(in.Nodes))

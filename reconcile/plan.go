@@ -80,13 +80,13 @@ func (p *pass) settles() {
 }
 
 // planSlots lists the slots of a workload: those that are wanted, those that are filled, and what else
-// holds room.
+// holds room. A pod that is replaced where it is belongs to no wave and counts once, at every stage of it.
 func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.Held) {
 	w := g.w
-	hold := func(list []Instance) {
+	hold := func(list []Instance, returns bool) {
 		for _, m := range list {
 			if !m.ended() {
-				h := placement.Held{Node: m.Node, Requests: p.uses(w, m), Leaving: m.Terminating}
+				h := placement.Held{Node: m.Node, Requests: p.uses(w, m), Leaving: m.Terminating, Returns: returns}
 				if w != nil {
 					t := cmp.Or(w.template(m.Revision), &w.templates[0])
 					h.Constraints, h.Priority = w.size(t).constraints, priority(&t.Spec.Spec)
@@ -98,7 +98,7 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 	if w == nil {
 		for i := range g.records {
 			if r := &g.records[i]; !p.index.isGone(r.from) {
-				hold([]Instance{p.index.instance(g, r)})
+				hold([]Instance{p.index.instance(g, r)}, false)
 			}
 		}
 		return nil, held
@@ -109,16 +109,19 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 		z := w.size(x.template)
 		e := placement.Slot{Key: x.key(), Requests: z.requests, Constraints: z.constraints, Priority: priority(&x.template.Spec.Spec), Node: x.fixed(), Wave: waves[x.cause.name]}
 		if x.beside != nil {
-			e.Incumbent = x.beside.Node
+			e.Incumbent, e.Beside = x.beside.Node, !x.moves && p.in.without != ruleInPlace
 		} else if r, ok := p.releases[x.s.key]; ok {
 			e.Incumbent = r.node // an update stays where it is
+		}
+		if e.Incumbent != "" && !x.moves && x.cause.level > 0 && p.in.without != ruleInPlace {
+			e.Wave = 0
 		}
 		slots = append(slots, e)
 	}
 	for _, s := range w.slots {
 		live := s.live()
 		if len(live) > 0 && live[0].live() && p.leaves(w, live[0]) {
-			hold(live) // where it is; its new place is planned as that of a surge
+			hold(live, false) // where it is; its new place is planned as that of a surge
 		} else if len(live) > 0 {
 			m := &live[0]
 			z := w.size(cmp.Or(w.template(m.Revision), &w.templates[0]))
@@ -127,11 +130,11 @@ func (p *pass) planSlots(g *tracked) (slots []placement.Slot, held []placement.H
 				e.Wave = waves[m.Cause]
 			}
 			slots = append(slots, e)
-			hold(live[1:])
+			hold(live[1:], false)
 		}
-		hold(s.leaving)
+		hold(s.leaving, len(live) == 0 && p.in.without != ruleInPlace)
 	}
-	hold(w.surplus)
+	hold(w.surplus, false)
 	return slots, held
 }
 

@@ -16,6 +16,7 @@ const (
 	rulePrevious      // a lost slot returns to its last revision
 	ruleWave          // claims of the latest causes are planned as if there were none
 	ruleClaimed       // also causes of which every slot is claimed
+	ruleInPlace       // a pod that is replaced where it is counts there all the while
 	ruleOlder         // what an older cause opened is planned first
 	ruleEpoch         // nothing is started from disk whose slot went on
 )

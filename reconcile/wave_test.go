@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
@@ -149,6 +150,113 @@ func TestAnOlderCauseIsPlannedFirst(t *testing.T) {
 		t.Logf("without rule %d: %d of %d slots would be started twice", without, moved, all)
 		if moved > 0 != want {
 			t.Errorf("without rule %d: %d of %d slots would be started twice", without, moved, all)
+		}
+	}
+}
+
+// replacing is a slot that goes from one revision to the next, as documents tell of it.
+type replacing int
+
+const (
+	runsOld replacing = iota
+	runsBoth
+	endsOld // and runs the new one
+	stopping
+	stopped
+	runsNew
+)
+
+// rolling is a flock in which a commit changes one workload, which changes on the nodes where it is, and
+// brings another.
+type rolling struct {
+	*views
+	old, now Object
+	on       []string // nodes of the slots
+}
+
+func newRolling(t *testing.T, seed int64, surge int32, without rule) *rolling {
+	v := newViews(t, seed, without)
+	web := func(image string) Object {
+		d := named("web", deployment(image, int32(4+seed%4), surge, 1-surge))
+		d.Spec.Template.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("100m")
+		return Object{Object: d}
+	}
+	api := named("api", deployment("a", 8, 1, 0))
+	v.w.in.Objects, v.w.in.Accepted = nil, map[string]Commit{}
+	v.w.push(web("a"))
+	v.commits = []Commit{v.w.in.Accepted["shop"]}
+	v.w.push(web("b"), Object{Object: api})
+	v.commits = append(v.commits, v.w.in.Accepted["shop"])
+	r := &rolling{views: v, old: web("a"), now: web("b")}
+	for range int(*web("a").Object.(*appsv1.Deployment).Spec.Replicas) {
+		r.on = append(r.on, fmt.Sprint("n", v.r.Intn(6)))
+	}
+	return r
+}
+
+// plan returns which node is to start each slot of the new workload when the others stand so.
+func (r *rolling) plan(stand []replacing) map[Slot]string {
+	in := r.w.input()
+	documents := map[string]*Document{}
+	for _, n := range in.Nodes[1:] {
+		documents[n.Node.Name] = &Document{Node: n.Node.Name, Boot: 1, Seq: 1, Accepted: in.Accepted, Allocatable: n.Node.Status.Allocatable}
+	}
+	for i, at := range stand {
+		d := documents[r.on[i]]
+		run := func(o Object, c Commit, epoch int64, terminating bool) {
+			d.Instances = append(d.Instances, Instance{
+				Slot: Slot{Workload: "uid-web", Ordinal: int32(i)}, Revision: revisionOf(o), Epoch: epoch, Node: d.Node, Boot: 1, Claimed: in.Now, Cause: c.ID, Commit: c, App: "shop",
+				Kind: kindDeployment, Namespace: "default", Owner: "web", Name: fmt.Sprint("web", i, "-", epoch), UID: types.UID(fmt.Sprint("web", i, "-", epoch)),
+				Phase: corev1.PodRunning, Ready: !terminating, Terminating: terminating,
+			})
+		}
+		if at == runsOld || at == runsBoth || at == endsOld || at == stopping {
+			run(r.old, r.commits[0], 1, at == endsOld || at == stopping)
+		}
+		if at == runsBoth || at == endsOld || at == runsNew {
+			run(r.now, r.commits[1], 2, false)
+		}
+		if at == stopped {
+			d.Releases = append(d.Releases, Release{Slot: Slot{Workload: "uid-web", Ordinal: int32(i)}, Revision: revisionOf(r.old), Epoch: 1, By: r.commits[1].ID, At: in.Now})
+		}
+	}
+	for _, n := range in.Nodes[1:] {
+		in.Documents = append(in.Documents, *documents[n.Node.Name])
+	}
+	_, decision := Step(State{}, in)
+	out := map[Slot]string{}
+	for _, s := range decision.Slots {
+		if s.Slot.Workload == "uid-api" && len(s.Candidates) > 0 {
+			out[s.Slot] = s.Candidates[0]
+		}
+	}
+	return out
+}
+
+// TestAPlanDoesNotDependOnHowFarARolloutIs: where a commit's new slots go does not depend on how many of its
+// other pods have been replaced where they are, nor on which of them are being replaced.
+func TestAPlanDoesNotDependOnHowFarARolloutIs(t *testing.T) {
+	for surge, ways := range [][]replacing{{runsOld, stopping, stopped, runsNew}, {runsOld, runsBoth, endsOld, runsNew}} {
+		open, moved := map[rule]int{}, map[rule]int{}
+		for _, without := range []rule{noRule, ruleInPlace} {
+			for seed := range seeds(40, 200) {
+				r := newRolling(t, seed, int32(surge), without)
+				stand := make([]replacing, len(r.on))
+				whole := r.plan(stand)
+				for i := range stand {
+					stand[i] = ways[r.r.Intn(len(ways))]
+				}
+				open[without] += len(whole)
+				for s, node := range r.plan(stand) {
+					if whole[s] != node {
+						moved[without]++
+					}
+				}
+			}
+		}
+		t.Logf("maxSurge %d: of %d slots, %d would be started twice; without the rule %d", surge, open[noRule], moved[noRule], moved[ruleInPlace])
+		if moved[noRule] > 0 || moved[ruleInPlace] == 0 || open[noRule] == 0 {
+			t.Errorf("maxSurge %d: %d of %d slots would be started twice, without the rule %d", surge, moved[noRule], open[noRule], moved[ruleInPlace])
 		}
 	}
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,7 +34,14 @@ func newFlockRepo(t testing.TB, nodes int, files map[string]string) *flockRepo {
 	r := &flockRepo{t, t.TempDir()}
 	r.git("init", "-q", "-b", "main")
 	key := filepath.Join(r.dir, ".git", "key")
-	r.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ann@example.com", "-f", key)
+	private, public := seededKey(t, "ann")
+	block, err := ssh.MarshalPrivateKey(private, "ann@example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(key, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, kv := range [][2]string{
 		{"user.name", "Ann"},
 		{"user.email", "ann@example.com"},
@@ -43,12 +52,9 @@ func newFlockRepo(t testing.TB, nodes int, files map[string]string) *flockRepo {
 	} {
 		r.git("config", kv[0], kv[1])
 	}
-	public, err := os.ReadFile(key + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.write("trust/allowed_signers", "ann@example.com namespaces=\"git\" "+string(public))
+	r.write("trust/allowed_signers", "ann@example.com namespaces=\"git\" "+public+"\n")
 	for i := range nodes {
+		_, nodeKey := seededKey(t, fmt.Sprint(i))
 		r.write(fmt.Sprintf("nodes/node-%02d.yaml", i), fmt.Sprintf(`apiVersion: v1
 kind: Node
 metadata:
@@ -58,24 +64,23 @@ metadata:
     pleach.dev/node-key: %[3]s
 spec:
   podCIDRs: [10.%[4]d.%[5]d.0/24]
-`, i, i%3, nodeKey(t), 64+i/256, i%256))
+`, i, i%3, nodeKey, 64+i/256, i%256))
 	}
 	r.add(files)
 	r.commit("first")
 	return r
 }
 
-func nodeKey(t testing.TB) string {
+// seededKey is a key that is the same in every run, so that the ids of commits are, too.
+func seededKey(t testing.TB, name string) (private ed25519.PrivateKey, authorized string) {
 	t.Helper()
-	public, _, err := ed25519.GenerateKey(nil)
+	seed := sha256.Sum256([]byte(name))
+	private = ed25519.NewKeyFromSeed(seed[:])
+	public, err := ssh.NewPublicKey(private.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+	return private, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(public)))
 }
 
 // add writes files and lists the folders below apps/ in pleach.yaml.
@@ -119,7 +124,8 @@ func (r *flockRepo) run(name string, args ...string) string {
 	r.t.Helper()
 	cmd := exec.CommandContext(r.t.Context(), name, args...)
 	cmd.Dir = r.dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null",
+		"GIT_AUTHOR_DATE=2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE=2026-01-01T00:00:00Z")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

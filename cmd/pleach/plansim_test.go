@@ -5,17 +5,31 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/pleachdev/pleach/e2e/sim"
+	"github.com/pleachdev/pleach/gitsync/manifest"
 	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/reconcile/foretell"
 )
 
 // TestPlanComesTrue lets the simulator live what a plan foretold: every slot runs on the node that the
-// plan named, at the same revision, and those that found no node in the plan find none.
+// plan named, at the same revision, and those that found no node in the plan find none. The uids of the
+// objects, by which they draw their nodes, and the delays of the simulated flock are drawn several times,
+// PLEACH_DRAWS if that is set.
 func TestPlanComesTrue(t *testing.T) {
+	draws := uint64(5)
+	if text := os.Getenv("PLEACH_DRAWS"); text != "" {
+		var err error
+		if draws, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, set := range []struct {
 		name  string
 		nodes int
@@ -26,43 +40,62 @@ func TestPlanComesTrue(t *testing.T) {
 		{"manifests", 4, otherManifests},
 	} {
 		t.Run(set.name, func(t *testing.T) {
-			r := set.repo(t)
-			seen, err := r.options(set.nodes).look(t.Context(), "before..HEAD")
+			seen, err := set.repo(t).options(set.nodes).look(t.Context(), "before..HEAD")
 			if err != nil {
 				t.Fatal(err)
 			}
-			flock := foretell.New(nil)
-			flock.Run(wanted(seen.foresight.Before))
-			course := flock.Run(wanted(seen.foresight.After))
-			if !course.Settled || len(course.Events) == 0 {
-				t.Fatalf("settled: %t, after %d events", course.Settled, len(course.Events))
+			for seed := range draws {
+				seen.redraw(seed)
+				comesTrue(t, seen, seed)
 			}
-			life := seen.life(1)
-			life.Events = append(life.Events,
-				sim.Event{At: time.Second, Kind: sim.Push, Node: -1}, sim.Event{At: 3 * time.Minute, Kind: sim.Push, Node: -1})
-			life.Calm = 3 * time.Minute
-			recording, story := sim.Run(life)
-			if v := sim.Check(recording); v != nil {
-				sim.Tell(os.Stdout, life, recording, story, v)
-				t.Fatal(v.Error())
-			}
-			if recording.Whole == 0 {
-				t.Fatal("the simulated flock did not settle")
-			}
-			foretold, came := positions(flock.Instances()), map[reconcile.Slot]position{}
-			for _, d := range recording.Latest() {
-				maps.Copy(came, positions(d.Instances))
-			}
-			for slot, p := range foretold {
-				if came[slot] != p {
-					t.Errorf("%s[%d]: foretold %+v, came %+v", p.owner, slot.Ordinal, p, came[slot])
-				}
-			}
-			if len(came) != len(foretold) {
-				t.Errorf("%d slots run, %d were foretold", len(came), len(foretold))
-			}
-			t.Logf("%d slots where they were foretold", len(foretold))
 		})
+	}
+}
+
+// comesTrue compares what is foretold with what a simulated flock comes to.
+func comesTrue(t *testing.T, seen *prospect, seed uint64) {
+	t.Helper()
+	flock := foretell.New(nil)
+	flock.Run(wanted(seen.foresight.Before))
+	course := flock.Run(wanted(seen.foresight.After))
+	if !course.Settled || len(course.Events) == 0 {
+		t.Fatalf("draw %d: settled: %t, after %d events", seed, course.Settled, len(course.Events))
+	}
+	life := seen.life(seed)
+	life.Events = append(life.Events,
+		sim.Event{At: 30 * time.Second, Kind: sim.Push, Node: -1}, sim.Event{At: 3 * time.Minute, Kind: sim.Push, Node: -1})
+	life.Calm = 3 * time.Minute
+	recording, story := sim.Run(life)
+	if v := sim.Check(recording); v != nil {
+		sim.Tell(os.Stdout, life, recording, story, v)
+		t.Fatalf("draw %d: %s", seed, v.Error())
+	}
+	if recording.Whole == 0 {
+		t.Fatalf("draw %d: the simulated flock did not settle", seed)
+	}
+	foretold, came := positions(flock.Instances()), map[reconcile.Slot]position{}
+	for _, d := range recording.Latest() {
+		maps.Copy(came, positions(d.Instances))
+	}
+	for slot, p := range foretold {
+		if came[slot] != p {
+			t.Errorf("draw %d: %s[%d]: foretold %+v, came %+v", seed, p.owner, slot.Ordinal, p, came[slot])
+		}
+	}
+	if len(came) != len(foretold) {
+		t.Errorf("draw %d: %d slots run, %d were foretold", seed, len(came), len(foretold))
+	}
+	t.Logf("draw %d: %d slots where they were foretold", seed, len(foretold))
+}
+
+// redraw gives every object another uid, as if another commit had brought it.
+func (p *prospect) redraw(seed uint64) {
+	for _, a := range p.states() {
+		for _, app := range a.Apps {
+			for i, o := range app.Objects {
+				app.Objects[i] = withUID(o, types.UID(uuid.NewSHA1(uuid.NameSpaceURL, fmt.Appendf(nil, "%d %s", seed, manifest.Name(o.Object))).String()))
+			}
+		}
 	}
 }
 
