@@ -228,7 +228,7 @@ func (d *decider) input(document reconcile.Document, seen outlook, pods []*corev
 	in := reconcile.Input{
 		Self: d.node, Boot: document.Boot, Now: now,
 		Objects: d.objects, Apps: d.accepted.AppNames(), Accepted: document.Accepted,
-		Nodes: nodesOf(d.accepted, d.node, seen.states), Documents: []reconcile.Document{document}, Partial: true,
+		Nodes: nodesOf(d.accepted, d.node, seen.states), Frozen: seen.frozen, Documents: []reconcile.Document{document}, Partial: true,
 		Pods: pods, Answers: d.answers, Found: d.pods.Found(),
 	}
 	d.answers = nil

@@ -75,6 +75,7 @@ type view struct {
 	states    map[string]gate.View
 	members   int // that are alive, this node included
 	contested bool
+	frozen    string // why nothing is moved from lost nodes; "" when it may be
 }
 
 // question is what a witness is asked, and by whom.

@@ -44,7 +44,8 @@ type outlook struct {
 	documents []*reconcile.Document // that count, without this node's own and without what cannot be true
 	sealed    []gossip.Sealed       // the same as their nodes signed them
 	states    map[string]gate.View
-	contested bool // another machine has this node's key: nothing may be claimed
+	contested bool   // another machine has this node's key: nothing may be claimed
+	frozen    string // why nothing is moved; see reconcile.Input
 }
 
 // heard is a document of another node as it was read.
@@ -73,8 +74,10 @@ func (f *flock) show(now time.Time) {
 	}
 	v := view{
 		documents: f.spread.Documents(), enrolled: f.enrolled, states: states, members: 1 + f.alive, contested: f.spread.Contested(),
+		frozen: f.watch.Frozen(now),
 	}
 	f.mu.Lock()
+	f.fresh = f.fresh || v.frozen != f.view.frozen
 	f.view = v
 	f.mu.Unlock()
 	f.store.SetMembers(f.standings(v))
@@ -103,7 +106,7 @@ func (f *flock) publish(ctx context.Context, d gossip.Sealed, direct []string) {
 // to the readers of the store.
 func (f *flock) look(accepted *gitsync.Accepted, now time.Time) outlook {
 	v := f.seen()
-	out := outlook{states: v.states, contested: v.contested}
+	out := outlook{states: v.states, contested: v.contested, frozen: v.frozen}
 	specs := &specs{accepted: accepted}
 	kept := map[string]bool{}
 	for _, sealed := range v.documents {

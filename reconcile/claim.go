@@ -114,6 +114,10 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 		say(RuleClaim, why)
 		return
 	}
+	if p.in.Frozen != "" && x.cause.loss() && p.in.without != ruleFrozen {
+		say(RuleClaim, p.in.Frozen)
+		return
+	}
 	z := x.w.size(x.template)
 	if reasons := z.requests.Fits(*free); len(reasons) > 0 {
 		reason := fmt.Sprintf("node %s declined: %s", p.in.Self, reasons[0])

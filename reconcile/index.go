@@ -27,6 +27,7 @@ type index struct {
 	own       map[types.UID]*Instance
 	newest    map[string]accepted // per app, the newest commit that any document speaks of
 	unheard   string              // whose document is waited for
+	frozen    string              // as last given
 	missing   bool                // that is to be looked at again
 	vector    map[string]Commit   // the last accepted vector that a document had, to share it
 	accepted  map[string]Commit
@@ -166,6 +167,10 @@ func (x *index) read(in *Input) {
 	x.now, x.partial = in.Now, in.Partial
 	x.readObjects(in.Objects)
 	x.readNodes(in.Nodes)
+	if in.Frozen != x.frozen {
+		x.frozen = in.Frozen
+		x.markAll(x.wanting)
+	}
 	x.readDocuments(in)
 	x.readPods(in.Pods)
 	x.readAccepted(in.Accepted)

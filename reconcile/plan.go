@@ -21,6 +21,9 @@ type cause struct {
 
 func causeOf(c Commit) cause { return cause{name: c.ID, level: c.Level} }
 
+// loss reports whether it is the loss of a node.
+func (c cause) loss() bool { return strings.Contains(c.name, "/") }
+
 func (c cause) compare(o cause) int {
 	if (c.level == 0) != (o.level == 0) {
 		return cmp.Compare(o.level, c.level)
@@ -150,7 +153,8 @@ func causeOfClaim(m Instance) (cause, bool) {
 	if m.Cause == m.Commit.ID {
 		return causeOf(m.Commit), true
 	}
-	return cause{name: m.Cause}, strings.Contains(m.Cause, "/")
+	c := cause{name: m.Cause}
+	return c, c.loss()
 }
 
 // changed adds what the planner holds otherwise of a workload.

@@ -19,4 +19,5 @@ const (
 	ruleInPlace       // a pod that is replaced where it is counts there all the while
 	ruleOlder         // what an older cause opened is planned first
 	ruleEpoch         // nothing is started from disk whose slot went on
+	ruleFrozen        // nothing is moved from a lost node while many vanish, or from the smaller side
 )

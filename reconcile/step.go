@@ -37,6 +37,9 @@ type Input struct {
 	Apps     []string          // names in spec.apps of the accepted pleach.yaml
 	Accepted map[string]Commit // accepted commit per app; as in Document
 	Nodes    []Node
+	// Frozen says why nothing that a lost node ran may be moved now, though the node is held for gone; ""
+	// when it may.
+	Frozen string
 	// Documents holds the newest document of every node, this node's own included, which must name
 	// every pod that the node runs, is starting, or is stopping, and every bare Pod that finished
 	// while its object stands. Documents of gone nodes are not read. One

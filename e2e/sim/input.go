@@ -62,7 +62,7 @@ func (n *node) input() reconcile.Input {
 	k := &n.known
 	in := reconcile.Input{
 		Self: n.name, Boot: n.boot, Now: n.watch.read(n.w.clock.now), Apps: n.w.life.apps(), Accepted: n.accepted,
-		Objects: n.objects(), Nodes: n.enrolled(), Documents: []reconcile.Document{n.document}, Partial: k.begun,
+		Objects: n.objects(), Nodes: n.enrolled(), Frozen: n.frozen(), Documents: []reconcile.Document{n.document}, Partial: k.begun,
 		Pods: make([]*corev1.Pod, 0, len(n.pods.pods)), Answers: n.answers,
 	}
 	n.answers = nil

@@ -267,3 +267,6 @@ func (n *node) askWitness(w *node, about string) {
 func (n *node) believes(j int) gate.View {
 	return n.gate.View(n.w.nodes[j].name, n.watch.read(n.w.clock.now))
 }
+
+// frozen is what the gate says against moving anything.
+func (n *node) frozen() string { return n.gate.Frozen(n.watch.read(n.w.clock.now)) }

@@ -108,8 +108,12 @@ func (t *step) members() (m members) {
 // half of them, or with exactly half and the lowest name.
 func (m members) moves() bool { return 2*m.seen > m.all || 2*m.seen == m.all && m.lowest }
 
-// Frozen says why no node is held for gone now, in words for people; "" when nothing is in the way.
+// Frozen says why nothing is moved now, in words for people; "" when nothing is in the way. No node is held for
+// gone then, and what one ran that was held for gone just before stays open.
 func (s State) Frozen(now time.Time) string {
+	if len(s.peers) == 0 {
+		return "" // all are there
+	}
 	if s.storm {
 		return fmt.Sprintf("more than a fifth of the nodes vanished within %s: no pod is moved until the view has been stable for %s, or a commit releases it", StormWithin, StormWithin)
 	}
