@@ -42,6 +42,12 @@ type flock struct {
 // What is given as each is done to every machine before it is switched on for the first time.
 func newFlock(t *testing.T, n int, each ...func(*lab.Node) error) *flock {
 	t.Helper()
+	return newFlockWith(t, n, func(*lab.Repo) {}, each...)
+}
+
+// newFlockWith is newFlock with a change of the config repository before any node has seen it.
+func newFlockWith(t *testing.T, n int, change func(*lab.Repo), each ...func(*lab.Node) error) *flock {
+	t.Helper()
 	needs.Root(t)
 	f := &flock{t: t, lab: lab.New(t), each: each}
 	f.servers()
@@ -51,7 +57,7 @@ func newFlock(t *testing.T, n int, each ...func(*lab.Node) error) *flock {
 		f.newMachine()
 	}
 	f.git.Hint("refs/heads/main", "http://"+f.machines[0].Addr.String()+":"+hintPort+"/hint", "")
-	f.enrol()
+	f.enrol(change)
 	for _, m := range f.machines {
 		f.startAgent(m)
 	}
@@ -108,7 +114,7 @@ func (f *flock) servers() {
 }
 
 // enrol writes the config repository with all nodes and pushes it.
-func (f *flock) enrol() {
+func (f *flock) enrol(change func(*lab.Repo)) {
 	f.t.Helper()
 	key, err := lab.NewKey(f.t.Context(), f.lab.Dir, user)
 	f.must(err)
@@ -125,6 +131,7 @@ func (f *flock) enrol() {
 	f.repo.Replace("pleach.yaml", "path: apps/hello", "path: "+appDir)
 	f.repo.Remove("apps/hello")
 	f.repo.Write(appDir+"/.gitkeep", "")
+	change(f.repo)
 	f.repo.Commit("an app without objects")
 	f.repo.Push()
 }

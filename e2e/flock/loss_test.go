@@ -64,18 +64,17 @@ func TestNodeLost(t *testing.T) {
 		_, err := f.placed(ctx, 6, rest...)
 		return err
 	})
-	own, err := alone.own(t.Context())
+	own, err := f.placed(t.Context(), len(back[alone.Name]), alone)
 	f.must(err)
-	if len(own) != len(back[alone.Name]) {
-		t.Errorf("the node that is cut off runs %d pods, and ran %v", len(own), back[alone.Name])
-	}
+	f.stays(back, own, alone)
 	heal()
 	f.within(30*time.Second, "after the split each slot runs once", 6)
 	f.always(spectator, 6, parted.Add(near), "since the split")
 }
 
 // TestHalves: two nodes against two. That so many vanish at once may be the network: nobody moves anything
-// for half a minute, and everybody runs on.
+// for half a minute, and everybody runs on. Then the half with the lowest node name replaces what it does
+// not see, and the other half never does.
 func TestHalves(t *testing.T) {
 	f := newFlock(t, 4)
 	f.repo.Write(appDir+"/web.yaml", web)
@@ -103,8 +102,9 @@ func TestHalves(t *testing.T) {
 		}
 		return nil
 	})
-	lab.Hold(t, 8*time.Second, "nobody moves anything", func(ctx context.Context) error {
-		for _, m := range f.machines {
+	lower, upper := f.machines[:2], f.machines[2:]
+	started := func(ctx context.Context, nodes []*machine) error {
+		for _, m := range nodes {
 			pods, err := m.own(ctx)
 			if err != nil {
 				return err
@@ -116,7 +116,19 @@ func TestHalves(t *testing.T) {
 			}
 		}
 		return nil
+	}
+	lab.Hold(t, 8*time.Second, "nobody moves anything", func(ctx context.Context) error { return started(ctx, f.machines) })
+	f.wait("the half with the lowest name replaces what it does not see", func(ctx context.Context) error {
+		if err := started(ctx, upper); err != nil {
+			t.Fatal(err)
+		}
+		_, err := f.placed(ctx, 6, lower...)
+		return err
 	})
+	lab.Hold(t, 10*time.Second, "the other half moves nothing", func(ctx context.Context) error { return started(ctx, upper) })
+	own, err := f.placed(t.Context(), len(before[upper[0].Name])+len(before[upper[1].Name]), upper...)
+	f.must(err)
+	f.stays(before, own, upper...)
 	heal()
 	f.within(30*time.Second, "after the split each slot runs once", 6)
 	f.always(spectator, 6, parted.Add(near), "since the split")
