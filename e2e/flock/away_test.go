@@ -27,17 +27,7 @@ func TestAgentAway(t *testing.T) {
 		t.Helper()
 		f := f.in(t)
 		f.stays(before, f.settled(6, f.machines...), f.machines...)
-		for _, m := range f.machines {
-			pods, err := m.own(t.Context())
-			f.must(err)
-			for _, p := range pods {
-				for _, c := range p.Status.ContainerStatuses {
-					if c.RestartCount != 0 {
-						t.Errorf("%s was restarted %d times", p.Name, c.RestartCount)
-					}
-				}
-			}
-		}
+		f.unrestarted()
 	}
 	t.Run("upgrade", func(t *testing.T) {
 		f := f.in(t)

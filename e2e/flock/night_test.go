@@ -156,17 +156,7 @@ func TestNightStarved(t *testing.T) {
 		t.Errorf("agents did not answer %d of %d times: the test has hardly seen anything", missed, asked)
 	}
 	f.stays(before, f.settled(6, f.machines...), f.machines...)
-	for _, m := range f.machines {
-		pods, err := m.own(t.Context())
-		f.must(err)
-		for _, p := range pods {
-			for _, c := range p.Status.ContainerStatuses {
-				if c.RestartCount != 0 {
-					t.Errorf("%s was restarted %d times", p.Name, c.RestartCount)
-				}
-			}
-		}
-	}
+	f.unrestarted()
 }
 
 // TestNightFrozen: a machine stands still for longer than the five minutes that a host which answers is given.
