@@ -118,15 +118,16 @@ func TestFrozen(t *testing.T) {
 	f.stays(before, f.settled(6, f.machines...), f.machines...)
 }
 
-// TestLoss: every fifth frame that a node sends is lost, in the midst of a rollout. Nobody takes it for dead,
-// and the rollout ends.
-func TestLoss(t *testing.T) {
-	f := newFlock(t, 3)
+// TestBadCables: every fifth frame that a node sends is lost, and what another sends and gets is late by 200 ms. Nobody
+// takes either for dead, and a rollout ends.
+func TestBadCables(t *testing.T) {
+	f := newFlock(t, 3, (*lab.Node).LongCable)
 	f.repo.Write(appDir+"/web.yaml", web)
 	f.deploy("six replicas", f.machines...)
 	before := f.spread(6)
 	end := f.recorder.begin(sim.Loss, "")
 	f.must(f.underlay.Lose(f.machines[1].Node, 20))
+	f.must(f.underlay.Delay(f.machines[2].Node, 200*time.Millisecond))
 	lab.Hold(t, 20*time.Second, "nobody moves a pod", func(ctx context.Context) error {
 		now, err := f.placed(ctx, 6, f.machines...)
 		if err == nil && !slices.Equal(all(now), all(before)) {

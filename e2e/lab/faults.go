@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -16,6 +17,7 @@ type faults struct {
 	cut      map[[2]string]bool // from, to; names of nodes, "" for the servers
 	isolated map[string]bool
 	loss     map[string]uint32 // percent of what the node sends
+	delay    map[string]time.Duration
 }
 
 // Cut drops what node from sends to node to; the other direction is not touched. A nil node stands
@@ -53,13 +55,16 @@ func nameOf(n *Node) string {
 func (u *Underlay) change(edit func(*faults)) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	next := faults{cut: maps.Clone(u.faults.cut), isolated: maps.Clone(u.faults.isolated), loss: maps.Clone(u.faults.loss)}
+	next := faults{cut: maps.Clone(u.faults.cut), isolated: maps.Clone(u.faults.isolated), loss: maps.Clone(u.faults.loss), delay: maps.Clone(u.faults.delay)}
 	if next.cut == nil {
-		next = faults{cut: map[[2]string]bool{}, isolated: map[string]bool{}, loss: map[string]uint32{}}
+		next = faults{cut: map[[2]string]bool{}, isolated: map[string]bool{}, loss: map[string]uint32{}, delay: map[string]time.Duration{}}
 	}
 	edit(&next)
 	if err := u.apply(next); err != nil {
 		return fmt.Errorf("change the faults of the underlay: %w", err)
+	}
+	for node, w := range u.wires {
+		w.delay.Store(int64(next.delay[node]))
 	}
 	u.faults = next
 	return nil

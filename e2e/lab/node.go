@@ -47,7 +47,9 @@ type Node struct {
 	running []*Process // what Run started; some may have ended
 	agent   *Process
 	frozen  bool
-	small   bool // its disk is its own, see SmallDisk
+	small   bool  // its disk is its own, see SmallDisk
+	long    bool  // its cable is a wire, see LongCable
+	wire    *wire // nil while it is off
 }
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,12}[a-z0-9])?$`)

@@ -39,7 +39,8 @@ type Underlay struct {
 
 	mu     sync.Mutex
 	faults faults
-	uplink netlink.Link // on this machine; nil when there is none
+	wires  map[string]*wire // by node
+	uplink netlink.Link     // on this machine; nil when there is none
 }
 
 // NewUnderlay makes the lab's underlay. It needs root. A lab has one.
@@ -48,7 +49,7 @@ func (l *Lab) NewUnderlay() (*Underlay, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Underlay{ns: ns}
+	u := &Underlay{ns: ns, wires: map[string]*wire{}}
 	l.Defer("close the underlay", u.close)
 	if u.handle, err = netlink.NewHandleAt(netns.NsHandle(ns.fd())); err != nil {
 		return nil, err
@@ -119,24 +120,19 @@ func (u *Underlay) plug(n *Node, ns *namespace) error {
 		return err
 	}
 	octets := n.Addr.As4()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = n.cable()
-	attrs.MasterIndex = u.bridge.Attrs().Index
-	cable := &netlink.Veth{
-		LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.fd()),
-		PeerHardwareAddr: net.HardwareAddr{0x02, 0x99, 0, 0, 0, octets[3]},
-	}
-	if err := u.handle.LinkAdd(cable); err != nil {
-		return fmt.Errorf("plug %s in: %w", n.Name, err)
-	}
-	if err := u.handle.LinkSetUp(cable); err != nil {
-		return fmt.Errorf("plug %s in: %w", n.Name, err)
-	}
+	address := net.HardwareAddr{0x02, 0x99, 0, 0, 0, octets[3]}
 	inside, err := netlink.NewHandleAt(netns.NsHandle(ns.fd()))
 	if err != nil {
 		return err
 	}
 	defer inside.Close()
+	lay := u.layVeth
+	if n.long {
+		lay = u.layWire
+	}
+	if err := lay(n, ns, inside, address); err != nil {
+		return fmt.Errorf("plug %s in: %w", n.Name, err)
+	}
 	for _, name := range []string{"lo", "eth0"} {
 		link, err := inside.LinkByName(name)
 		if err != nil {
@@ -154,9 +150,51 @@ func (u *Underlay) plug(n *Node, ns *namespace) error {
 	return inside.RouteAdd(&netlink.Route{Gw: net.IP(ServersAddr.AsSlice())})
 }
 
+// layVeth connects the node by a pair of the kernel's.
+func (u *Underlay) layVeth(n *Node, ns *namespace, _ *netlink.Handle, address net.HardwareAddr) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = n.cable()
+	attrs.MasterIndex = u.bridge.Attrs().Index
+	cable := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.fd()), PeerHardwareAddr: address}
+	if err := u.handle.LinkAdd(cable); err != nil {
+		return err
+	}
+	return u.handle.LinkSetUp(cable)
+}
+
+// layWire connects the node by a wire that can delay.
+func (u *Underlay) layWire(n *Node, ns *namespace, inside *netlink.Handle, address net.HardwareAddr) (err error) {
+	if n.wire, err = layWire(ns, "eth0", u.ns, n.cable()); err != nil {
+		return err
+	}
+	u.mu.Lock()
+	n.wire.delay.Store(int64(u.faults.delay[n.Name]))
+	u.wires[n.Name] = n.wire
+	u.mu.Unlock()
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	if err := inside.LinkSetHardwareAddr(eth0, address); err != nil {
+		return err
+	}
+	cable, err := u.handle.LinkByName(n.cable())
+	if err != nil {
+		return err
+	}
+	return errors.Join(u.handle.LinkSetMaster(cable, u.bridge), u.handle.LinkSetUp(cable))
+}
+
 // unplug removes the node's cable. The kernel clears a dead node's network away in its own time,
 // and a new cable of that name cannot come before.
 func (u *Underlay) unplug(n *Node) error {
+	if w := n.wire; w != nil {
+		n.wire = nil
+		u.mu.Lock()
+		delete(u.wires, n.Name)
+		u.mu.Unlock()
+		return w.cut()
+	}
 	link, err := u.handle.LinkByName(n.cable())
 	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
 		return nil
