@@ -149,7 +149,8 @@ type answeredError struct{ text string }
 
 func (e *answeredError) Error() string { return e.text }
 
-// outbox sends messages to peers, those to one peer in their order. A message may be lost.
+// outbox sends messages to peers, those to one peer in their order, and what has queued up while one was
+// under way as one. A message may be lost.
 type outbox struct {
 	flock *flock
 	ctx   context.Context
@@ -194,8 +195,11 @@ func (o *outbox) empty(ctx context.Context, to string) {
 			o.mu.Unlock()
 			return
 		}
-		m := queue[0]
-		o.queues[to] = queue[1:]
+		m, rest := queue[0], queue[1:]
+		for len(rest) > 0 && m.Join(rest[0]) {
+			rest = rest[1:]
+		}
+		o.queues[to] = rest
 		o.mu.Unlock()
 		o.deliver(ctx, to, m)
 	}

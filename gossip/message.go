@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/pleachdev/pleach/reconcile"
 )
@@ -162,6 +163,47 @@ func DecodeMessage(data []byte, keys func(node string) []ed25519.PublicKey) (m M
 		m.Documents = append(m.Documents, d)
 	}
 	return m, refused, nil
+}
+
+// Join says in m what other says as well, for the same receiver. It reports false, and m is what it was, when
+// that would make a message of more than [MaxSize]. Neither message shares anything with the other then.
+func (m *Message) Join(other Message) bool {
+	if m.size()+other.size() > MaxSize {
+		return false
+	}
+	m.Announce = slices.Concat(m.Announce, other.Announce)
+	m.Offer = slices.Concat(m.Offer, other.Offer)
+	m.Fetch = slices.Concat(m.Fetch, other.Fetch)
+	m.Compare = slices.Concat(m.Compare, other.Compare)
+	m.Listings = slices.Concat(m.Listings, other.Listings)
+	documents := slices.Clone(m.Documents)
+	for _, d := range other.Documents {
+		// A newer one of the same node takes the place of the older.
+		i := slices.IndexFunc(documents, func(o Sealed) bool { return o.Version.Node == d.Version.Node })
+		switch {
+		case i < 0:
+			documents = append(documents, d)
+		case d.Version.Newer(documents[i].Version):
+			documents[i] = d
+		}
+	}
+	m.Documents = documents
+	if other.Head.ID != "" && (m.Head.ID == "" || other.Head.Level > m.Head.Level) {
+		m.Head = other.Head
+	}
+	return true
+}
+
+// size is about what m takes when it is encoded, bytes.
+func (m *Message) size() int {
+	size := versionSize*(len(m.Announce)+len(m.Offer)) + idSize*len(m.Fetch) + sumSize*len(m.Compare)
+	for _, d := range m.Documents {
+		size += len(d.data)
+	}
+	for _, l := range m.Listings {
+		size += rangeSize + versionSize*len(l.Versions)
+	}
+	return size
 }
 
 func packVersions(versions []Version) []byte {

@@ -124,3 +124,39 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
+
+// TestMessagesJoin: two messages joined say what both say, with the newest document of each node and the newest head.
+func TestMessagesJoin(t *testing.T) {
+	numbered := func(node string, seq int64) Sealed {
+		d := nodeDocument(node, 1)
+		d.Boot, d.Seq = 1, seq
+		return sealed(t, d)
+	}
+	v := numbered("n3", 1).Version
+	a := Message{Announce: []Version{v}, Documents: []Sealed{numbered("n1", 1), numbered("n2", 2)}, Head: commitOf("head", 40)}
+	b := Message{Announce: []Version{v}, Fetch: []NodeID{7}, Documents: []Sealed{numbered("n1", 2), numbered("n2", 1)}, Head: commitOf("older", 39)}
+	want := Message{
+		Announce: []Version{v, v}, Fetch: []NodeID{7}, Documents: []Sealed{numbered("n1", 2), numbered("n2", 2)}, Head: commitOf("head", 40),
+	}
+	got := a
+	if !got.Join(b) || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+	if a.Documents[0].Version.Number.Seq != 1 {
+		t.Error("the first message's own list was written to")
+	}
+	large := nodeDocument("n4", 0)
+	for range 60 {
+		large.Conditions = append(large.Conditions, large.Conditions[0])
+		large.Conditions[0].Message = strings.Repeat("x", 10000)
+	}
+	got = Message{Documents: []Sealed{sealed(t, large)}}
+	if got.Join(Message{Documents: got.Documents}) || len(got.Documents) != 1 {
+		t.Errorf("a message of %d bytes", got.size())
+	}
+	if all := fullMessage(t); !new(Message).Join(all) {
+		t.Error("an empty message takes nothing up")
+	} else if joined := (Message{}); !joined.Join(all) || !reflect.DeepEqual(joined, all) {
+		t.Errorf("got %+v\nwant %+v", joined, all)
+	}
+}

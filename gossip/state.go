@@ -15,11 +15,16 @@ import (
 const (
 	// Fanout is how many peers hear of a change from a node that has just heard of it.
 	Fanout = 5
+	// Few is how many peers a node tells of its own news itself: in a flock of that many others the
+	// document goes straight to all, one message each. Passing words on would take some eight messages for
+	// each node that hears, and as many hops.
+	Few = 32
 	// CompareEvery is the time between two comparisons with one peer.
 	CompareEvery = 2 * time.Second
 
 	// fanoutLate hear of it once more when the document has come: at a loss of 5 % one word to each of
-	// five leaves 0.9 % of a flock without any, too many for 99 % to have it at once.
+	// five leaves 0.9 % of a flock without any, too many for 99 % to have it at once. Among few it is the
+	// only one that is passed on, for whom the writer does not reach.
 	fanoutLate = 1
 
 	fetchAgain = 100 * time.Millisecond // until a document is asked for once more, of the next who has it
@@ -186,6 +191,9 @@ func (s *State) listing(r Range) Listing {
 	}
 	return out
 }
+
+// few reports whether a node tells all others itself of what is news of its own.
+func (s *State) few() bool { return len(s.peers) <= Few }
 
 // choose returns up to n peers at random, except one.
 func (s *State) choose(n int, except string) []string {

@@ -120,7 +120,7 @@ func Step(s State, e Event, now time.Time) (State, []Effect) {
 	case Verified:
 		if e.Head.Level > s.head.Level {
 			s.head = e.Head
-			t.tellHead(e.Head, "")
+			t.tellHead(e.Head)
 		}
 	}
 	t.fetchAgain()
@@ -185,13 +185,19 @@ func (t *step) publish(e Publish) {
 	}
 	t.store(d)
 	t.change(t.self)
-	for _, node := range e.Direct {
+	direct := e.Direct
+	if t.few() {
+		direct = slices.Compact(slices.Sorted(slices.Values(slices.Concat(direct, t.peers))))
+	}
+	for _, node := range direct {
 		if node != t.self {
 			m := t.to(node)
 			m.Documents = append(m.Documents, d)
 		}
 	}
-	t.announce(d.Version, Fanout, "")
+	if !t.few() {
+		t.announce(d.Version, Fanout, "")
+	}
 }
 
 // announce tells n peers of a version.
@@ -245,7 +251,7 @@ func (t *step) heard(from string, v Version, spread bool) {
 	case w == nil:
 		w = &want{version: v, told: true}
 		t.wants[v.Node] = w
-		if spread && v.Node != t.id {
+		if spread && v.Node != t.id && !t.few() {
 			t.announce(v, Fanout, from)
 		}
 	case w.version == v:
@@ -349,7 +355,7 @@ func (t *step) document(from string, d Sealed) {
 			delete(t.wants, id)
 		}
 	}
-	if told {
+	if told || t.few() {
 		t.announce(d.Version, fanoutLate, from)
 	} else {
 		t.announce(d.Version, Fanout, from)
@@ -407,11 +413,22 @@ func (t *step) heardHead(from string, head reconcile.Commit) {
 	}
 	t.hints = append(t.hints, hint{head.ID, t.now})
 	t.effects = append(t.effects, Look{head, from})
-	t.tellHead(head, from)
+	if !t.few() { // else all hear of it from whoever has verified it, and have one to ask who has it
+		t.toldHead(head, t.choose(Fanout, from))
+	}
 }
 
-func (t *step) tellHead(head reconcile.Commit, except string) {
-	for _, p := range t.choose(Fanout, except) {
+// tellHead tells of a head that this node has verified.
+func (t *step) tellHead(head reconcile.Commit) {
+	if t.few() {
+		t.toldHead(head, t.peers)
+		return
+	}
+	t.toldHead(head, t.choose(Fanout, ""))
+}
+
+func (t *step) toldHead(head reconcile.Commit, peers []string) {
+	for _, p := range peers {
 		m := t.to(p)
 		if cmp.Compare(head.Level, m.Head.Level) > 0 {
 			m.Head = head

@@ -16,25 +16,29 @@ import (
 
 // table is a memdb table of *T rows. Its index "id" is made by key and is unique.
 type table[T any] struct {
-	name Table
-	key  func(*T) string
+	name  Table
+	key   func(*T) string
+	equal func(a, b *T) bool // nil for same
 }
 
 var (
-	acceptedTable     = table[gitsync.Accepted]{Accepted, only[gitsync.Accepted]}
-	remoteTable       = table[gitsync.Remote]{Remote, only[gitsync.Remote]}
-	statusBranchTable = table[statusbranch.Status]{StatusBranch, only[statusbranch.Status]}
-	documentTable     = table[reconcile.Document]{Documents, func(d *reconcile.Document) string { return d.Node }}
-	podTable          = table[corev1.Pod]{Pods, func(p *corev1.Pod) string { return string(p.UID) }}
-	workloadTable     = table[reconcile.WorkloadStatus]{Workloads, func(w *reconcile.WorkloadStatus) string {
+	acceptedTable     = table[gitsync.Accepted]{name: Accepted, key: only[gitsync.Accepted]}
+	remoteTable       = table[gitsync.Remote]{name: Remote, key: only[gitsync.Remote]}
+	statusBranchTable = table[statusbranch.Status]{name: StatusBranch, key: only[statusbranch.Status]}
+	documentTable     = table[reconcile.Document]{name: Documents, key: func(d *reconcile.Document) string { return d.Node }}
+	podTable          = table[corev1.Pod]{name: Pods, key: func(p *corev1.Pod) string { return string(p.UID) }}
+	workloadTable     = table[reconcile.WorkloadStatus]{name: Workloads, key: func(w *reconcile.WorkloadStatus) string {
 		return joined(w.Kind, w.Namespace, w.Name)
 	}}
-	decisionTable = table[decided]{Decisions, func(d *decided) string {
+	decisionTable = table[decided]{name: Decisions, key: func(d *decided) string {
 		s := &d.Slots[0]
 		return joined(s.Namespace, s.Kind, s.Owner, string(s.Slot.Workload))
 	}}
-	memberTable = table[Member]{Members, func(m *Member) string { return m.Node }}
-	eventTable  = table[eventRow]{Events, func(e *eventRow) string { return e.key }}
+	// Members are written at every word of another node.
+	memberTable = table[Member]{
+		name: Members, key: func(m *Member) string { return m.Node }, equal: func(a, b *Member) bool { return *a == *b },
+	}
+	eventTable = table[eventRow]{name: Events, key: func(e *eventRow) string { return e.key }}
 )
 
 // decided are the decisions about the slots of one workload, at least one.
@@ -104,7 +108,7 @@ var same = func() func(a, b any) bool {
 func set[T any](txn *memdb.Txn, t table[T], row *T) bool {
 	old, err := txn.First(string(t.name), "id", t.key(row))
 	check(err)
-	if old != nil && (old.(*T) == row || same(old, row)) {
+	if old, ok := old.(*T); ok && (old == row || t.equal != nil && t.equal(old, row) || t.equal == nil && same(old, row)) {
 		return false
 	}
 	check(txn.Insert(string(t.name), row))
