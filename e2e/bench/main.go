@@ -83,6 +83,7 @@ var several = []benchmark[*bench]{
 	{"three", (*bench).three},
 	{"loss", (*bench).loss},
 	{"twenty", (*bench).twenty},
+	{"crowd", (*bench).crowd},
 }
 
 // others are measured only when one asks for them.
