@@ -57,6 +57,7 @@ type step struct {
 	*State
 	now     time.Time
 	effects []Effect
+	counted *members // of this step, once somebody has asked
 }
 
 func (t *step) do(e Effect) { t.effects = append(t.effects, e) }

@@ -42,7 +42,7 @@ func (t *step) look() {
 		}
 		t.endpoints(name, p)
 		if p.plain(t.now) {
-			delete(t.peers, name)
+			delete(t.peers, name) // which counts as before
 		}
 	}
 	t.setWake()
@@ -86,7 +86,16 @@ type members struct {
 	lowest    bool // the one with the lowest name is in sight
 }
 
-func (t *step) members() (m members) {
+// members counts once in a step, and again when a node was held for gone: there may be as many nodes in doubt
+// as there are members.
+func (t *step) members() members {
+	if t.counted == nil {
+		t.counted = new(t.count())
+	}
+	return *t.counted
+}
+
+func (t *step) count() (m members) {
 	for _, name := range t.names {
 		p := t.peers[name]
 		if name != t.self && !t.stable(p, t.now) {
@@ -147,7 +156,7 @@ func (t *step) doubt(name string, p *peer) {
 	if !agreed || !t.all(p, t.now) {
 		return
 	}
-	p.gone, p.testimony, p.next = true, nil, time.Time{}
+	p.gone, p.testimony, p.next, t.counted = true, nil, time.Time{}, nil
 	said := strings.Join(append([]string{t.self}, agree...), ", ")
 	t.do(Gone{name, fmt.Sprintf("failed since %s, and does not answer %s", p.failed.UTC().Format(time.TimeOnly), said)})
 }
