@@ -18,6 +18,7 @@ const statusBranch = "pleach/status"
 // TestStatusBranch: everybody's documents are on the branch, signed; one that was tampered with is
 // recognised, and does not stay.
 func TestStatusBranch(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, 3)
 	f.repo.Write(appDir+"/web.yaml", web)
 	f.deploy("six replicas", f.machines...)

@@ -42,6 +42,7 @@ subjects:
 // TestStolenKey: whoever has a node's key gets no shell and no log of another node's pods, draws no other
 // node's pod IP to himself, and signs no commit that anybody accepts.
 func TestStolenKey(t *testing.T) {
+	t.Parallel()
 	f := newFlock(t, 3)
 	f.repo.Write(appDir+"/web.yaml", web)
 	f.repo.Write(appDir+"/shells.yaml", shells)

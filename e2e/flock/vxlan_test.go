@@ -9,6 +9,7 @@ import (
 
 // TestVXLAN: pods of all nodes reach each other through the tunnel, with a node lost, and when it is back.
 func TestVXLAN(t *testing.T) {
+	t.Parallel()
 	f := newFlockWith(t, 3, func(r *lab.Repo) {
 		r.Replace("pleach.yaml", "spec:\n", "spec:\n  network: {transport: vxlan}\n")
 	})
