@@ -129,6 +129,9 @@ func (p *pass) outdated(w *workload, s *slot) {
 	}
 	p.ended(s)
 	m := s.old[0]
+	if (w.strategy.paused || w.strategy.onDelete) && p.in.without != ruleLeaves && p.relocate(w, s, m) {
+		return // no commit changes its revision, and its node is drained all the same
+	}
 	switch {
 	case w.strategy.paused:
 		p.explain(w, s, RuleRollout, "the Deployment is paused")

@@ -77,8 +77,9 @@ func (p *pass) relocate(w *workload, s *slot, m Instance) bool {
 	if len(s.now)+len(s.old) != 1 || len(s.leaving) > 0 || !p.leaves(w, m) || p.ahead(m) {
 		return false
 	}
+	beside := w.strategy.surge > 0 && !w.strategy.recreate
 	t := w.template(m.Revision)
-	if t == nil {
+	if t == nil && beside {
 		p.explain(w, s, RuleRelocate, fmt.Sprintf("node %s is drained; revision %s is not known any more, so the slot waits for its turn in the rollout", m.Node, m.Revision))
 		return true
 	}
@@ -86,7 +87,7 @@ func (p *pass) relocate(w *workload, s *slot, m Instance) bool {
 		p.explain(w, s, RuleRelocate, why)
 		return true
 	}
-	if w.strategy.surge > 0 && !w.strategy.recreate {
+	if beside {
 		old := m
 		p.wants = append(p.wants, &want{w: w, s: s, template: t, cause: causeOf(p.in.Accepted[clusterUnit]), beside: &old, token: true, moves: true})
 		return true

@@ -127,3 +127,51 @@ func TestADrainedNodeIsLeftGently(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatNoCommitChangesLeavesADrainedNode: pods of an earlier revision that a paused Deployment or a
+// ReplicaSet keeps are moved like all others.
+func TestWhatNoCommitChangesLeavesADrainedNode(t *testing.T) {
+	paused := func(image string) Object {
+		d := deployment(image, 4, 1, 0)
+		d.Spec.Paused = image == "b"
+		return Object{Object: d}
+	}
+	set := func(image string) Object {
+		return Object{Object: &appsv1.ReplicaSet{
+			ObjectMeta: deployment(image, 4, 1, 0).ObjectMeta,
+			Spec:       appsv1.ReplicaSetSpec{Replicas: new(int32(4)), Template: template(image, "100m")},
+		}}
+	}
+	for name, object := range map[string]func(string) Object{"paused": paused, "ReplicaSet": set} {
+		for _, without := range []rule{noRule, ruleLeaves} {
+			f := newFlock(t, 1, 3)
+			for _, w := range f.worlds {
+				w.in.without = without
+			}
+			f.push(object("a"))
+			f.run(20*time.Second, nil)
+			f.push(object("b"))
+			f.run(10*time.Second, nil)
+			f.drain("n1")
+			f.run(2*time.Minute, func() {
+				ready := 0
+				for _, p := range f.pods() {
+					if p.Ready {
+						ready++
+					}
+				}
+				if ready < 3 {
+					t.Fatalf("%s: %d pods are ready\n%s", name, ready, f.story())
+				}
+			})
+			stays, slots := false, map[Slot]bool{}
+			for _, p := range f.pods() {
+				slots[p.Slot] = p.Ready
+				stays = stays || p.Node == "n1"
+			}
+			if want := without == ruleLeaves; stays != want || len(slots) != 4 {
+				t.Errorf("%s, without rule %d: stays on the drained node: %t, want %t; %d slots run\n%s", name, without, stays, want, len(slots), f.story())
+			}
+		}
+	}
+}

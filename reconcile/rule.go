@@ -20,4 +20,5 @@ const (
 	ruleOlder         // what an older cause opened is planned first
 	ruleEpoch         // nothing is started from disk whose slot went on
 	ruleFrozen        // nothing is moved from a lost node while many vanish, or from the smaller side
+	ruleLeaves        // a pod that no commit changes leaves a drained node
 )

@@ -116,6 +116,16 @@ func (r *Recording) gaps() map[string][]gap {
 	return out
 }
 
+// missing reports whether a document on which somebody acts at t may be missing.
+func (j *judge) missing(t time.Duration) bool {
+	for _, list := range j.gaps {
+		if slices.ContainsFunc(list, func(g gap) bool { return g.from <= t && t <= g.to+answeredWithin }) {
+			return true
+		}
+	}
+	return false
+}
+
 // doubt reports whether some node may just have said what is missing. What was down before a gap may have
 // been ready in it.
 func (j *judge) doubt(x *Record) bool {

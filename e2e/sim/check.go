@@ -156,9 +156,11 @@ func (j *judge) advance(t time.Duration) {
 	j.now = t
 	for ; j.fault < len(j.r.Faults) && j.r.Faults[j.fault].At <= t; j.fault++ {
 		f := j.r.Faults[j.fault]
-		switch f.Kind {
-		case PowerOff:
-			name := j.r.name(f.Node)
+		if !f.Kind.off() && f.Kind != Replaced {
+			continue
+		}
+		name := j.r.name(f.Node)
+		if f.Kind.off() {
 			delete(j.docs, name)
 			j.off[name] = f.At
 			for slot, node := range j.rolling {
@@ -166,9 +168,12 @@ func (j *judge) advance(t time.Duration) {
 					delete(j.rolling, slot)
 				}
 			}
-		case Replaced:
-			delete(j.before, j.r.name(f.Node)) // what comes is not numbered after what was
-		default:
+		}
+		if old := j.before[name]; f.Kind != PowerOff && old != nil {
+			for _, m := range old.Instances {
+				j.left[m.UID] = true
+			}
+			delete(j.before, name) // what comes does not go on from what was
 		}
 	}
 }
@@ -280,7 +285,9 @@ func (j *judge) starts(x *Record) *Violation {
 	j.begun = j.news(x)
 	for _, m := range j.begun {
 		j.changed[m.Slot.Workload] = true
-		if m.Cause != m.Commit.ID && slices.ContainsFunc(j.r.History, func(c Committed) bool { return c.ID == m.Cause && len(c.Drained) > 0 }) {
+		if slices.ContainsFunc(j.inSlot(m.Slot), func(o reconcile.Instance) bool {
+			return o.UID != m.UID && live(o) && j.drainedBy(m.Cause, o.Node)
+		}) {
 			j.moved[m.Slot.Workload] = x.At
 		}
 		if lost, _, ok := strings.Cut(m.Cause, "/"); ok && !j.wasAway(lost, x.At) {
@@ -312,8 +319,8 @@ func (j *judge) knew(x *Record, app string, level int64) bool {
 		if o.Document.Accepted[app].Level < level {
 			continue
 		}
-		own := o.Writer == x.Writer && !j.during(o.At, x.At, 0, Forget)
-		if own || x.At-o.At > heardWithin && !j.during(o.At, x.At, heardWithin, Cut, Partition, Loss, PowerOff, Restart, Crash, Forget) {
+		own := o.Writer == x.Writer && !j.during(o.At, x.At, 0, Kind.forgets)
+		if own || x.At-o.At > heardWithin && !j.during(o.At, x.At, heardWithin, Kind.hides) {
 			return true
 		}
 	}
@@ -368,8 +375,8 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		}
 		return nil
 	case reconcile.ByDuplicate:
-		if x.Document.Seq == 1 {
-			return nil // decided in a boot that was cut short, by what was known then
+		if x.Document.Seq == 1 || j.missing(x.At) {
+			return nil // decided in a boot that was cut short, by what was known then; or by what is missing
 		}
 		// Pods of one revision are duplicates, and those of earlier revisions together. What is not available
 		// yet may withdraw in favour of any of them that is ready.
@@ -406,7 +413,14 @@ func (j *judge) reason(x *Record, m reconcile.Instance, by string) *Violation {
 		return j.fail(x, m, rule, "%s was started for %s and stopped for the older %s", m.Name, short(m.Commit.ID), short(by))
 	case !v.wants(m.Slot):
 		return nil
-	case v.workload(m.Slot.Workload).Revision == m.Revision:
+	case v.workload(m.Slot.Workload).Kind == "ReplicaSet" && j.missing(x.At):
+		return nil
+	case v.workload(m.Slot.Workload).Kind == "ReplicaSet" && slices.ContainsFunc(j.inSlot(m.Slot), func(o reconcile.Instance) bool {
+		at, was := j.ready[o.UID]
+		return o.UID != m.UID && o.Revision != m.Revision && was && (o.Ready || x.At-at <= answeredWithin)
+	}):
+		return nil // a second pod, which was started while the first could not be seen
+	case v.workload(m.Slot.Workload).Revision == m.Revision || v.workload(m.Slot.Workload).Kind == "ReplicaSet": // no commit ends its pods
 		return j.fail(x, m, rule, "%s was ready and stopped for %s, which wants it", m.Name, short(by))
 	}
 	j.empties(m, v.workload(m.Slot.Workload), x.At)

@@ -14,24 +14,26 @@ type Kind string
 
 // The kinds of events. Those with a duration end by themselves.
 const (
-	Push      Kind = "push"       // a commit
-	Restart   Kind = "restart"    // the agent is down for a while; the pods run on
-	Crash     Kind = "crash"      // the agent is killed in its next pass after some actions, and is down for a while
-	Forget    Kind = "forget"     // as Restart, and Git store, accepted state and cached documents are lost
-	PowerOff  Kind = "power off"  // the machine is off for a while, or for good
-	Replaced  Kind = "replaced"   // the node has an empty disk and a new key, and begins to count anew; not drawn
-	PodFails  Kind = "pod fails"  // a pod of the node ends: a lost sandbox, an eviction by the kernel
-	PodFlaps  Kind = "pod flaps"  // a pod of the node is not ready for a while
-	SlowPods  Kind = "slow pods"  // pods take long to start and to end
-	NoImages  Kind = "no images"  // no image can be pulled
-	GitAway   Kind = "git away"   // the node cannot reach the remote
-	GitSlow   Kind = "git slow"   // fetching takes long
-	GitRewind Kind = "git rewind" // the remote shows an older head to all
-	Refuse    Kind = "refuse"     // the node refuses the next commit for one app
-	Cut       Kind = "cut"        // nothing goes from the node to its peer; the way back is open
-	Partition Kind = "partition"  // the nodes of Group and the others do not hear each other
-	Loss      Kind = "loss"       // every message may be lost, and some are late
-	Starve    Kind = "starve"     // the node gets hardly any processor: it is late, is suspected, and suspects others
+	Push      Kind = "push"            // a commit
+	Restart   Kind = "restart"         // the agent is down for a while; the pods run on
+	Planned   Kind = "planned restart" // the same, and the agent was asked to end: it says when it means to be back
+	Crash     Kind = "crash"           // the agent is killed in its next pass after some actions, and is down for a while
+	Forget    Kind = "forget"          // as Restart, and Git store, accepted state and cached documents are lost
+	PowerOff  Kind = "power off"       // the machine is off for a while, or for good
+	NewDisk   Kind = "new disk"        // the machine is off for a while, and its disk is an empty one when it is on again
+	Replaced  Kind = "replaced"        // the node has an empty disk and a new key, and begins to count anew; not drawn
+	PodFails  Kind = "pod fails"       // a pod of the node ends: a lost sandbox, an eviction by the kernel
+	PodFlaps  Kind = "pod flaps"       // a pod of the node is not ready for a while
+	SlowPods  Kind = "slow pods"       // pods take long to start and to end
+	NoImages  Kind = "no images"       // no image can be pulled
+	GitAway   Kind = "git away"        // the node cannot reach the remote
+	GitSlow   Kind = "git slow"        // fetching takes long
+	GitRewind Kind = "git rewind"      // the remote shows an older head to all
+	Refuse    Kind = "refuse"          // the node refuses the next commit for one app
+	Cut       Kind = "cut"             // nothing goes from the node to its peer; the way back is open
+	Partition Kind = "partition"       // the nodes of Group and the others do not hear each other
+	Loss      Kind = "loss"            // every message may be lost, and some are late
+	Starve    Kind = "starve"          // the node gets hardly any processor: it is late, is suspected, and suspects others
 )
 
 // Event is one thing that happens to the flock.
@@ -113,10 +115,25 @@ type chance struct {
 	make   func(*maker) Event
 }
 
-// chances lists all faults. Left out are a pod that finds no room beside its older one in a flock, and a
-// machine whose disk was replaced and whose boot counter starts again.
+// off reports whether the fault switches a machine off.
+func (k Kind) off() bool { return k == PowerOff || k == NewDisk }
+
+// silences reports whether the fault ends a node's agent for a while.
+func (k Kind) silences() bool {
+	return k.off() || k == Restart || k == Planned || k == Crash || k == Forget
+}
+
+// hides reports whether the fault keeps nodes from hearing of each other.
+func (k Kind) hides() bool { return k.silences() || k == Cut || k == Partition || k == Loss }
+
+// forgets reports whether the fault takes a node's memory.
+func (k Kind) forgets() bool { return k == Forget || k == NewDisk || k == Replaced }
+
+// chances lists all faults. Left out is a pod that finds no room beside its older one in a flock.
 var chances = []chance{
 	{5, 1, func(m *maker) Event { return Event{Kind: Restart, Node: m.node(), For: m.mostly(10, 120)} }},
+	{2, 1, func(m *maker) Event { return Event{Kind: Planned, Node: m.node(), For: m.mostly(10, 120)} }},
+	{1, 1, func(m *maker) Event { return Event{Kind: NewDisk, Node: m.node(), For: m.mostly(30, 120)} }},
 	{3, 1, func(m *maker) Event {
 		return Event{Kind: Crash, Node: m.node(), For: m.mostly(5, 30), Count: m.r.IntN(4)}
 	}},

@@ -29,7 +29,7 @@ const badImage = -1
 type Workload struct {
 	Name        string
 	App         string
-	Kind        string // Deployment or DaemonSet
+	Kind        string // Deployment, DaemonSet, ReplicaSet or Pod
 	Recreate    bool
 	Replicas    int
 	Surge       int
@@ -59,6 +59,8 @@ func (c Change) String() string {
 		return fmt.Sprintf("%s at %s on every node, maxSurge %d, maxUnavailable %d", w.Name, w.revision(), w.Surge, w.Unavailable)
 	case w.Recreate:
 		return fmt.Sprintf("%s at %s, %d replicas, Recreate", w.Name, w.revision(), w.Replicas)
+	case w.Kind != "Deployment":
+		return fmt.Sprintf("%s %s at %s, %d replicas", w.Kind, w.Name, w.revision(), w.Replicas)
 	default:
 		return fmt.Sprintf("%s at %s, %d replicas, maxSurge %d, maxUnavailable %d", w.Name, w.revision(), w.Replicas, w.Surge, w.Unavailable)
 	}
@@ -167,7 +169,16 @@ func (w Workload) template() corev1.PodTemplateSpec {
 func (w Workload) object(generation int64) reconcile.K8sObject {
 	meta := metav1.ObjectMeta{Namespace: "default", Name: w.Name, UID: w.uid(), Generation: generation}
 	surge, unavailable := new(intstr.FromInt32(int32(w.Surge))), new(intstr.FromInt32(int32(w.Unavailable)))
-	if w.Kind == "DaemonSet" {
+	switch w.Kind {
+	case "Pod":
+		t := w.template()
+		meta.Labels = t.Labels
+		return &corev1.Pod{ObjectMeta: meta, Spec: t.Spec}
+	case "ReplicaSet":
+		return &appsv1.ReplicaSet{ObjectMeta: meta, Spec: appsv1.ReplicaSetSpec{
+			Replicas: new(int32(w.Replicas)), Template: w.template(), MinReadySeconds: int32(w.MinReady / time.Second),
+		}}
+	case "DaemonSet":
 		return &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{
 			Template: w.template(), MinReadySeconds: int32(w.MinReady / time.Second),
 			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{
@@ -222,6 +233,12 @@ func newAuthor(r *rand.Rand, nodes int) *author {
 		logs.Surge, logs.Unavailable = logs.Unavailable, 0
 	}
 	add(logs)
+	if r.IntN(3) == 0 {
+		add(Workload{Name: "set", Kind: "ReplicaSet", Replicas: 1 + r.IntN(4)})
+	}
+	if r.IntN(3) == 0 {
+		add(Workload{Name: "one", Kind: "Pod", Replicas: 1})
+	}
 	if nodes >= large {
 		// Twenty slots a node, in workloads as a large flock has them: wide, with room to roll.
 		for i := range largeWorkloads {
@@ -276,9 +293,11 @@ func (a *author) next() []Change {
 		a.present[i] = false
 		return []Change{{To: *w, Removed: true}}
 	case 1:
-		w.Image, w.Bad = badImage, a.image()
+		if w.Kind != "ReplicaSet" { // whose pods no commit ends
+			w.Image, w.Bad = badImage, a.image()
+		}
 	case 2, 3:
-		if w.Kind == "Deployment" {
+		if w.Kind == "Deployment" || w.Kind == "ReplicaSet" {
 			w.Replicas = a.r.IntN(w.Replicas + 4)
 		} else {
 			w.Image = a.image()
@@ -301,6 +320,9 @@ func (a *author) last() (out []Change) {
 	for i, w := range a.workloads {
 		if a.present[i] {
 			w.Image = a.image()
+			if w.Kind == "Pod" {
+				w.Brought++ // it may have run to its end
+			}
 			out = append(out, Change{To: w})
 		}
 	}

@@ -12,22 +12,22 @@ import (
 
 // forgot reports whether a node has lost its memory before.
 func (j *judge) forgot(node string) bool {
-	return slices.ContainsFunc(j.r.Faults, func(f Event) bool { return f.Kind == Forget && f.At <= j.now && j.r.name(f.Node) == node })
+	return slices.ContainsFunc(j.r.Faults, func(f Event) bool { return f.Kind.forgets() && f.At <= j.now && j.r.name(f.Node) == node })
 }
 
 // wasAway reports whether a node was off or cut off lately.
 func (j *judge) wasAway(node string, t time.Duration) bool {
 	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
-		away := f.Kind == Partition || f.Kind == PowerOff && j.r.name(f.Node) == node ||
+		away := f.Kind == Partition || f.Kind.off() && j.r.name(f.Node) == node ||
 			f.Kind == Cut && (j.r.name(f.Node) == node || j.r.name(f.Peer) == node)
 		return away && f.At <= t && (f.For < 0 || t <= f.At+f.For+lostFor)
 	})
 }
 
 // during reports whether such a fault was under way in a time, or had ended shortly before.
-func (j *judge) during(from, to, after time.Duration, kinds ...Kind) bool {
+func (j *judge) during(from, to, after time.Duration, kind func(Kind) bool) bool {
 	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
-		return slices.Contains(kinds, f.Kind) && f.At <= to && (f.For < 0 || f.At+f.For+after >= from)
+		return kind(f.Kind) && f.At <= to && (f.For < 0 || f.At+f.For+after >= from)
 	})
 }
 
@@ -35,10 +35,8 @@ func (j *judge) during(from, to, after time.Duration, kinds ...Kind) bool {
 func (j *judge) separated(from, to time.Duration) bool {
 	cut, down := map[[2]string]bool{}, map[string]bool{}
 	for _, f := range j.r.Faults {
-		switch f.Kind {
-		case PowerOff, Restart, Crash, Forget:
+		if f.Kind.silences() {
 			down[j.r.name(f.Node)] = down[j.r.name(f.Node)] || f.At <= to && (f.For < 0 || f.At+f.For+heardWithin >= from)
-		default:
 		}
 	}
 	for _, f := range j.r.Faults {
@@ -82,7 +80,7 @@ func (j *judge) unheard() map[string][]gap {
 	}
 	for _, name := range j.names {
 		for _, f := range j.r.Faults {
-			loses := f.Kind == Partition || of(f, name) && (f.Kind == PowerOff || f.Kind == Cut && j.separated(f.At, end(f)))
+			loses := f.Kind == Partition || of(f, name) && (f.Kind.off() || f.Kind == Cut && j.separated(f.At, end(f)))
 			if !loses {
 				continue
 			}
@@ -90,7 +88,7 @@ func (j *judge) unheard() map[string][]gap {
 			for longer := true; longer; {
 				longer = false
 				for _, o := range j.r.Faults {
-					lasts := o.Kind == Partition || of(o, name) && slices.Contains([]Kind{PowerOff, Cut, Restart, Crash, Forget}, o.Kind)
+					lasts := o.Kind == Partition || of(o, name) && (o.Kind.silences() || o.Kind == Cut)
 					if lasts && o.At <= g.to+healedWithin && g.to < end(o) {
 						g.to, longer = end(o), true
 					}
@@ -111,12 +109,10 @@ func (j *judge) away(node string) bool {
 // cutWhenBack reports whether a node was cut from another when it had been off: it counts again to those alone
 // to whom it can speak itself.
 func (j *judge) cutWhenBack(node string) bool {
-	of := func(f Event, kind Kind) bool {
-		return f.Kind == kind && f.At <= j.now && (j.r.name(f.Node) == node || kind == Cut && j.r.name(f.Peer) == node)
-	}
 	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
-		return of(f, Cut) && f.At+f.For+time.Minute >= j.now && slices.ContainsFunc(j.r.Faults, func(g Event) bool {
-			return of(g, PowerOff) && g.At+g.For+2*time.Minute >= f.At
+		of := f.Kind == Cut && f.At <= j.now && (j.r.name(f.Node) == node || j.r.name(f.Peer) == node)
+		return of && f.At+f.For+time.Minute >= j.now && slices.ContainsFunc(j.r.Faults, func(g Event) bool {
+			return g.Kind.off() && g.At <= j.now && j.r.name(g.Node) == node && g.At+g.For+2*time.Minute >= f.At
 		})
 	})
 }
@@ -129,11 +125,6 @@ func (j *judge) unregistered(uid types.UID, t time.Duration) bool {
 		return false
 	}
 	return slices.ContainsFunc(j.r.Faults, func(f Event) bool {
-		switch f.Kind {
-		case Cut, Partition, Loss, Starve, Restart, Crash, Forget, PowerOff:
-			return f.At <= t && max(f.At+f.For, f.At)+heardWithin >= t
-		default:
-			return false
-		}
+		return (f.Kind.hides() || f.Kind == Starve) && f.At <= t && max(f.At+f.For, f.At)+heardWithin >= t
 	})
 }

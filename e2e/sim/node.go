@@ -46,6 +46,7 @@ type node struct {
 	memory   reconcile.State
 	seq      int64
 	document reconcile.Document
+	backBy   time.Time
 	gossip   gossip.State
 	tick     time.Duration         // of the spread, that is planned; 0: none
 	docs     []*reconcile.Document // by node; nil: none counts
@@ -121,7 +122,7 @@ func (n *node) up() {
 	n.docs = make([]*reconcile.Document, len(n.w.nodes))
 	n.gate, n.judged, n.news = gate.NewState(n.name, n.left, n.watch.read(n.w.clock.now)), 0, gate.Members{}
 	n.answers, n.asked = nil, map[reconcile.Ask]bool{}
-	n.next, n.crash = 0, -1
+	n.next, n.crash, n.backBy = 0, -1, time.Time{}
 	n.joinSpread()
 	n.judge(gate.Enrolled{Names: n.w.names})
 	n.publish() // before anything else: others hold what an earlier boot said
@@ -159,6 +160,19 @@ func (n *node) on() {
 // remember who its peers were waits for all that are enrolled.
 func (n *node) forget() {
 	n.accepted, n.declines, n.pods.releases, n.left = nil, nil, nil, nil
+}
+
+// wipe is another disk, which begins to count boots at the second of the clock.
+func (n *node) wipe() {
+	n.forget()
+	n.boot, n.refused = int64(n.watch.read(n.w.clock.now).Sub(start)/time.Second), map[string]int64{}
+	n.pods.pods = map[types.UID]*pod{}
+}
+
+// leave says when the agent, which was asked to end, means to be back.
+func (n *node) leave(lasts time.Duration) {
+	n.backBy, n.known.touched = n.watch.read(n.w.clock.now+lasts).UTC().Truncate(time.Microsecond), true
+	n.publish()
 }
 
 // poll looks at the remote every few seconds.
@@ -219,7 +233,7 @@ func (n *node) write() (changed bool) {
 	n.known.touched = false
 	d := reconcile.Document{
 		Node: n.name, Boot: n.boot, Seq: n.seq, Accepted: n.accepted, Head: n.accepted[clusterUnit], Versions: []int32{1},
-		Allocatable: n.w.machines[n.index].Status.Allocatable, Releases: slices.Clone(n.pods.releases), Declines: slices.Clone(n.declines),
+		BackBy: n.backBy, Allocatable: n.w.machines[n.index].Status.Allocatable, Releases: slices.Clone(n.pods.releases), Declines: slices.Clone(n.declines),
 	}
 	for _, p := range n.pods.sorted() {
 		d.Instances = append(d.Instances, p.instance)

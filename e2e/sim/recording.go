@@ -78,7 +78,7 @@ func (r *Recording) latest() map[string]*reconcile.Document {
 		out[d.Node] = d
 	}
 	for _, f := range r.Faults {
-		if f.Kind == PowerOff && f.For < 0 {
+		if f.Kind.off() && f.For < 0 {
 			delete(out, r.name(f.Node))
 		}
 	}
@@ -109,7 +109,7 @@ func (r *Recording) whole() *Violation {
 			if r.Names != nil && m.Phase == "Failed" {
 				continue // the record of a pod that ended, whose slot finds no room
 			}
-			if m.Terminating || !m.Ready || o == nil || o.Revision != m.Revision {
+			if m.Terminating || !m.Ready || o == nil || o.Revision != m.Revision && o.Kind != "ReplicaSet" {
 				return fail(name, slotName(m), "%s is there: %s", m.Name, condition(m))
 			}
 			if !head.keeps(m) {

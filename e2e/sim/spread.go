@@ -96,9 +96,14 @@ func (n *node) changed(j int) {
 	if _, ok := n.gossip.Document(name); ok && n.believes(j).Gone {
 		n.judge(gate.HandedOver{Node: name})
 	}
+	old := n.docs[j]
 	n.docs[j], n.known.news[j] = nil, true
 	if sealed, ok := n.gossip.Document(name); ok {
-		n.docs[j] = n.w.opened[sealed.Version]
+		d := n.w.opened[sealed.Version]
+		n.docs[j] = d
+		if old == nil && !d.BackBy.IsZero() || old != nil && !old.BackBy.Equal(d.BackBy) {
+			n.judge(gate.Planned{Node: name, BackBy: d.BackBy})
+		}
 	}
 	if len(n.w.nodes) >= large {
 		n.passAt(n.w.clock.now + hearLarge)

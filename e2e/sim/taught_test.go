@@ -70,6 +70,10 @@ func logs(image, surge, unavailable int) Workload {
 	return Workload{Name: "logs", App: "tools", Kind: "DaemonSet", Image: image, Surge: surge, Unavailable: unavailable}
 }
 
+func replicaSet(image, replicas int) Workload {
+	return Workload{Name: "set", App: "shop", Kind: "ReplicaSet", Replicas: replicas, Image: image}
+}
+
 func batch(replicas int) Workload {
 	return Workload{Name: "batch", App: "shop", Kind: "Deployment", Recreate: true, Replicas: replicas, Image: 3}
 }
@@ -200,6 +204,31 @@ var taught = []struct {
 		Seed: 1243, Nodes: 3, Events: []Event{
 			push(1, slow(logs(4, 0, 2), 1)), push(121.99, slow(logs(badImage, 0, 2), 1)), serve(148.985, Machine{Node: 1, Tainted: true}),
 			serve(291.451, Machine{Node: 1, Drained: true}), push(360, slow(logs(20, 0, 2), 1)),
+		},
+	}},
+	{"a token while a registrar starves", "a move is one also for a commit that came after the one that drains", Life{
+		Seed: 58, Nodes: 4, Events: []Event{
+			push(1, web(1, 6, 1, 1), api(2, 1, 1, 0), slow(replicaSet(5, 4), 1), Workload{Name: "one", App: "tools", Kind: "Pod", Replicas: 1, Image: 6}),
+			push(265.528214352, again(api(12, 1, 1, 2), 1)), push(286.392710729, again(api(13, 1, 1, 2), 1)), fault(292.019928351, Restart, 2, 1.700247743),
+			fault(301.948168733, GitAway, -1, 4.418547953), fault(314.919635447, Starve, 2, 45.080364553), serve(315.959919852, Machine{Node: 2, Drained: true}),
+			push(332.415511692, web(badImage, 6, 1, 1)), push(360, web(17, 6, 1, 1)),
+		},
+	}},
+	{"a ReplicaSet on a drained node", "what no commit changes leaves a drained node as well", Life{
+		Seed: 13, Nodes: 3, Events: []Event{
+			push(1, replicaSet(1, 4)), push(30, replicaSet(2, 4)), serve(60, Machine{Node: 1, Drained: true}),
+			push(120, api(1, 1, 1, 0)),
+		},
+	}},
+	{"a ReplicaSet of two revisions", "of two pods that a partition left in a slot the older ends, also where no commit ends any", Life{
+		Seed: 95, Nodes: 3, Events: []Event{
+			push(1, replicaSet(5, 4)), fault(14.744, PowerOff, 2, 95.5), split(237.956, 12.9, 1, 2), cut(240.158, 0, 2, 14.2), push(243.655, replicaSet(8, 5)),
+			push(360, replicaSet(9, 5)),
+		},
+	}},
+	{"an empty disk", "what a node says after it lost its disk is not about what ran before", Life{
+		Seed: 195, Nodes: 1, Events: []Event{
+			push(1, logs(4, 0, 1)), fault(25.325, NewDisk, 0, 8.6), push(120, logs(5, 0, 1)),
 		},
 	}},
 	{"hears and is not heard", "a node that hears and is not heard rolls by its own count: the bounds hold on each side", Life{

@@ -238,12 +238,24 @@ func (n *node) suffer(e Event) {
 				n.up()
 			})
 		}
-	case PowerOff:
-		if n.machine || e.For < 0 { // one that is off already does not come back
+	case Planned:
+		if n.agent {
+			n.leave(e.For)
+			n.inAgent(100*time.Millisecond, func() {
+				n.down()
+				back(n.up)
+			})
+		}
+	case PowerOff, NewDisk:
+		was := n.machine
+		if was || e.For < 0 { // one that is off already does not come back
 			n.off()
-			if e.For >= 0 {
-				back(n.on)
-			}
+		}
+		if e.Kind == NewDisk {
+			n.wipe()
+		}
+		if was && e.For >= 0 {
+			back(n.on)
 		}
 	case PodFails:
 		if p := pick(); p != nil {
