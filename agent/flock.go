@@ -226,6 +226,9 @@ func (f *flock) drive(ctx context.Context, joined <-chan *membership.Membership)
 			return f.save(time.Now())
 		case e := <-f.events:
 			f.take(ctx, e)
+			for range len(f.events) { // shown together: where many nodes are in doubt at once, many events come
+				f.take(ctx, <-f.events)
+			}
 		case f.members = <-joined:
 			changed = f.members.Changed()
 		case <-changed:

@@ -205,10 +205,16 @@ func commit(c reconcile.Commit) string {
 	return "`" + c.ID[:min(12, len(c.ID))] + "`"
 }
 
+// One of each, as there is a cell or more for each of a flock's nodes and pods.
+var (
+	inCode = strings.NewReplacer("\n", " ", "\r", " ", "`", "'")
+	inCell = strings.NewReplacer("\n", " ", "|", "\\|", "<", "&lt;")
+)
+
 // text keeps what anybody may have written, such as the subject of a refused commit, from being read
 // as Markdown: it is a code span.
 func text(s string) string {
-	return "`" + strings.NewReplacer("\n", " ", "\r", " ", "`", "'").Replace(s) + "`"
+	return "`" + inCode.Replace(s) + "`"
 }
 
 func table(b *bytes.Buffer, head []string, rows [][]string) {
@@ -224,7 +230,7 @@ func table(b *bytes.Buffer, head []string, rows [][]string) {
 	for _, r := range rows {
 		cells := make([]string, len(r))
 		for i, c := range r {
-			cells[i] = strings.NewReplacer("\n", " ", "|", "\\|", "<", "&lt;").Replace(c)
+			cells[i] = inCell.Replace(c)
 		}
 		line(cells)
 	}
