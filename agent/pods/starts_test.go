@@ -3,6 +3,7 @@ package pods
 import (
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,15 +15,16 @@ import (
 
 // slowStart is a node with a pod whose only container is being started, for a second.
 func slowStart(t *testing.T, change ...func(*corev1.Pod)) *node {
-	n := newNode(t, nil)
+	runtime := fakecri.New(testImage)
+	runtime.Latency = time.Second
 	asked := make(chan struct{})
-	n.runtime.Latency = time.Second
-	n.runtime.Call = func(name string) {
+	first := sync.OnceFunc(func() { close(asked) })
+	runtime.Call = func(name string) {
 		if name == "StartContainer" {
-			close(asked)
-			n.runtime.Call = nil
+			first()
 		}
 	}
+	n := newNode(t, runtime)
 	n.start(newPod("web", change...))
 	<-asked
 	settle(100 * time.Millisecond)
