@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -122,13 +123,13 @@ func (o other) public() (string, error) {
 // enrolCrowd commits the nodes, and deployments that want as many pods as they run.
 func (f *flock) enrolCrowd(others []other) error {
 	f.repo.Replace("pleach.yaml", "podCIDR: 10.244.0.0/16", "podCIDR: 10.128.0.0/9")
-	signers := f.repo.Read("trust/allowed_signers")
+	signers := []string{f.repo.Read("trust/allowed_signers")}
 	for _, o := range others {
 		key, err := o.public()
 		if err != nil {
 			return err
 		}
-		signers += fmt.Sprintf("%s%s namespaces=\"git\" %s\n", trust.NodePrincipal, o.name, key)
+		signers = append(signers, fmt.Sprintf("%s%s namespaces=\"git\" %s\n", trust.NodePrincipal, o.name, key))
 		f.repo.Write("nodes/"+o.name+".yaml", fmt.Sprintf(`apiVersion: v1
 kind: Node
 metadata:
@@ -141,7 +142,7 @@ spec:
   podCIDRs: [%[4]s0/24]
 `, o.name, v1alpha1.NodeKeyAnnotation, key, o.cidr))
 	}
-	f.repo.Write("trust/allowed_signers", signers)
+	f.repo.Write("trust/allowed_signers", strings.Join(signers, ""))
 	for i := range crowdNodes * crowdEach / crowdOf {
 		f.write(deployment{fmt.Sprintf("app-%03d", i), crowdOf, "1"})
 	}
