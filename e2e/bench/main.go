@@ -9,6 +9,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -95,7 +96,7 @@ func main() {
 	var o options
 	names := slices.Concat(namesOf(pure), namesOf(single), namesOf(several), namesOf(others))
 	flag.BoolVar(&o.quick, "quick", false, "few repetitions: to see that everything works, not how fast")
-	flag.IntVar(&o.runs, "runs", 20, "pushes to measure")
+	flag.IntVar(&o.runs, "runs", 0, "pushes to measure (default 20, and 3 of a quick run)")
 	flag.StringVar(&o.only, "only", "", "some of these, with commas between them: "+strings.Join(names, ", "))
 	flag.StringVar(&o.pleach, "pleach", "bin/pleach", "the program to measure")
 	flag.StringVar(&o.logs, "logs", "", "directory to copy the logs to in the end")
@@ -126,9 +127,7 @@ func run(ctx context.Context, o options) error {
 	if os.Geteuid() != 0 && o.wanted(slices.Concat(namesOf(single), namesOf(several), namesOf(others))...) {
 		return fmt.Errorf("containers need root; without: -only %s", strings.Join(namesOf(pure), ","))
 	}
-	if o.quick {
-		o.runs = min(o.runs, 3)
-	}
+	o.runs = cmp.Or(o.runs, o.count(20, 3))
 	b := &bench{options: o, task: task{ctx}}
 	began, before := time.Now(), loadAverage()
 	err := measure(b, pure, b)

@@ -67,7 +67,7 @@ func (f *flock) adopted(ctx context.Context, d deployment, n int, began time.Tim
 			ready++
 		}
 	}
-	if err := f.agentLog(began, func(_ time.Time, v map[string]string) {
+	if err := f.agentLog(f.machines[0], began, func(_ time.Time, v map[string]string) {
 		if v["msg"] == `"observed for the first time"` {
 			looked++
 		}

@@ -20,20 +20,26 @@ type timeline struct {
 	at    map[string]time.Time
 }
 
-// milestones of a push, in their order. Each is also the name of the step that ends there.
+// Milestones of a push. Each is also the name of the step that ends there.
+const (
+	held      = "the server has the commit"
+	returned  = "git push returns"
+	asked     = "hint arrives, agent asks for the ref"
+	fetched   = "ref and commit fetched"
+	accepted  = "commit verified, rendered, accepted"
+	everybody = "accepted by all nodes"
+	decided   = "decided; pods on disk"
+	requested = "containerd asked for sandboxes"
+	connected = "network set up, shim started"
+	sandboxed = "sandboxes run"
+	created   = "containers created"
+	started   = "containers started"
+	shown     = "Ready seen through the API"
+)
+
+// milestones in their order.
 var milestones = []string{
-	"the server has the commit",
-	"git push returns",
-	"hint arrives, agent asks for the ref",
-	"ref and commit fetched",
-	"commit verified, rendered, accepted",
-	"decided; 3 pods on disk",
-	"containerd asked for 3 sandboxes",
-	"network set up, shim started",
-	"sandboxes run",
-	"containers created",
-	"containers started",
-	"Ready seen through the API",
+	held, returned, asked, fetched, accepted, everybody, decided, requested, connected, sandboxed, created, started, shown,
 }
 
 // reached notes a milestone; of several times the last one stays.
@@ -43,34 +49,45 @@ func (t timeline) reached(milestone string, at time.Time) {
 	}
 }
 
-// timeline reads how a push went from the Git server, the agent's log and containerd's.
-func (f *flock) timeline(d deployment, began time.Time) (timeline, error) {
-	t := timeline{began, map[string]time.Time{}}
+// timeline reads how a push went from the Git server and the logs of agents and their containerds.
+func (f *flock) timeline(d deployment, began, there time.Time) (timeline, error) {
+	t := timeline{began, map[string]time.Time{held: there}}
 	for _, r := range f.requests.all() {
-		if r.Client != f.node.Addr.String() || r.Began.Before(began) {
+		at := slices.IndexFunc(f.machines, func(m *member) bool { return m.Addr.String() == r.Client })
+		if at < 0 || r.Began.Before(there) {
 			continue
 		}
 		// The first fetch is that of the branch; one of the status branch may follow.
-		_, asked := t.at[milestones[2]]
-		_, fetched := t.at[milestones[3]]
 		switch {
-		case !asked:
-			t.reached(milestones[2], r.Began)
-		case !fetched && r.Action == "git-upload-pack" && r.Protocol == "":
-			t.reached(milestones[3], r.Ended)
+		case t.at[asked].IsZero():
+			t.reached(asked, r.Began)
+		case t.at[fetched].IsZero() && r.Action == "git-upload-pack" && r.Protocol == "":
+			t.reached(fetched, r.Ended)
 		}
 	}
-	if err := f.agentLog(began, func(at time.Time, v map[string]string) {
-		switch {
-		case v["msg"] == "accepted" && t.at[milestones[4]].IsZero():
-			t.reached(milestones[4], at)
-		case startOf(d, v):
-			t.reached(milestones[5], at)
+	for _, m := range f.machines {
+		known := false
+		if err := f.agentLog(m, there, func(at time.Time, v map[string]string) {
+			switch {
+			case v["msg"] == "accepted" && !known:
+				known = true
+				if first := t.at[accepted]; first.IsZero() || at.Before(first) {
+					t.at[accepted] = at
+				}
+				if len(f.machines) > 1 {
+					t.reached(everybody, at)
+				}
+			case startOf(d, v):
+				t.reached(decided, at)
+			}
+		}); err != nil {
+			return t, err
 		}
-	}); err != nil {
-		return t, err
+		if err := m.containerdTimes(t, d); err != nil {
+			return t, err
+		}
 	}
-	return t, f.containerdTimes(t, d)
+	return t, nil
 }
 
 // startOf tells whether a line of the agent's log is the decision to start a pod of d.
@@ -78,9 +95,9 @@ func startOf(d deployment, v map[string]string) bool {
 	return v["msg"] == "acting" && v["action"] == string(reconcile.Start) && strings.HasPrefix(v["pod"], "bench/"+d.name+"-")
 }
 
-// firstStart is when the agent first decided to start a pod of d.
+// firstStart is when the node's agent first decided to start a pod of d.
 func (f *flock) firstStart(d deployment, since time.Time) (first time.Time, err error) {
-	err = f.agentLog(since, func(at time.Time, v map[string]string) {
+	err = f.agentLog(f.machines[0], since, func(at time.Time, v map[string]string) {
 		if first.IsZero() && startOf(d, v) {
 			first = at
 		}
@@ -88,9 +105,9 @@ func (f *flock) firstStart(d deployment, since time.Time) (first time.Time, err 
 	return first, err
 }
 
-// agentLog calls visit for the agent's log lines of a time and later.
-func (f *flock) agentLog(since time.Time, visit func(at time.Time, fields map[string]string)) error {
-	return lines(filepath.Join(f.lab.Dir, nodeName+"-agent.log"), func(line string) {
+// agentLog calls visit for the log lines of a machine's agent from a time on.
+func (f *flock) agentLog(m *member, since time.Time, visit func(at time.Time, fields map[string]string)) error {
+	return lines(filepath.Join(f.lab.Dir, m.Name+"-agent.log"), func(line string) {
 		v := fields(line)
 		// It has milliseconds only.
 		if at, err := time.Parse(time.RFC3339Nano, v["time"]); err == nil && !at.Before(since.Truncate(time.Millisecond)) {
@@ -101,12 +118,12 @@ func (f *flock) agentLog(since time.Time, visit func(at time.Time, fields map[st
 
 // containerdTimes reads milestones from containerd's log. It names a pod when it is asked for a
 // sandbox, and sandboxes and containers by their ids from then on.
-func (f *flock) containerdTimes(t timeline, d deployment) error {
+func (m *member) containerdTimes(t timeline, d deployment) error {
 	var sandboxes, containers []string
 	has := func(list []string, text string) bool {
 		return slices.ContainsFunc(list, func(id string) bool { return strings.Contains(text, id) })
 	}
-	return lines(filepath.Join(f.agentDir(), "logs", "containerd.log"), func(line string) {
+	return lines(filepath.Join(m.dir(), "logs", "containerd.log"), func(line string) {
 		v := fields(line)
 		at, err := time.Parse(time.RFC3339Nano, strings.Trim(v["time"], `"`))
 		if err != nil || at.Before(t.began) {
@@ -118,16 +135,16 @@ func (f *flock) containerdTimes(t timeline, d deployment) error {
 		switch {
 		case ofPod && strings.Contains(text, "RunPodSandbox for") && strings.Contains(text, "returns sandbox id"):
 			sandboxes = append(sandboxes, lastQuoted(text))
-			t.reached(milestones[8], at)
+			t.reached(sandboxed, at)
 		case ofPod && strings.Contains(text, "RunPodSandbox for"):
-			t.reached(milestones[6], at)
+			t.reached(requested, at)
 		case strings.Contains(text, "connecting to shim") && len(containers) == 0:
-			t.reached(milestones[7], at)
+			t.reached(connected, at)
 		case strings.Contains(text, "CreateContainer within sandbox") && strings.Contains(text, "returns container id") && has(sandboxes, text):
 			containers = append(containers, lastQuoted(text))
-			t.reached(milestones[9], at)
+			t.reached(created, at)
 		case strings.Contains(text, "StartContainer for") && strings.Contains(text, "returns successfully") && has(containers, text):
-			t.reached(milestones[10], at)
+			t.reached(started, at)
 		}
 	})
 }
@@ -179,12 +196,6 @@ func (r *requests) add(one lab.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.list = append(r.list, one)
-}
-
-func (r *requests) clear() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.list = nil
 }
 
 // all returns the requests by their beginning.
