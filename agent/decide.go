@@ -56,6 +56,7 @@ type decider struct {
 	key     ed25519.PrivateKey             // signs the document
 	author  author
 	said    gossip.Sealed          // the last that was published
+	resting <-chan time.Time       // until documents of others cause a pass again; nil when they do
 	asking  map[reconcile.Ask]bool // questions under way
 	answers []reconcile.Answer     // that came since the last step
 	// objects are those of objectsOf.
@@ -66,8 +67,9 @@ type decider struct {
 	starting  map[types.UID]time.Time // since of the commit that brought each pod, until it is ready
 }
 
-// hearEvery is the time between two passes that others' documents cause; passes that take longer than
-// that keep their own time between them.
+// hearEvery is the least time between two passes that others' documents cause, so that documents that come
+// one after the other make few of them. Passes that take longer than that keep their own time between them,
+// so that a node whose passes take long has time for other things. Nothing else waits meanwhile.
 const hearEvery = 20 * time.Millisecond
 
 // retryAfter is the wait after a pass in which something could not be done.
@@ -89,6 +91,7 @@ func (d *decider) run(ctx context.Context) error {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+	heard := false
 	for {
 		// Taken before the pass: what changes during it leads to another one.
 		snapshot := d.store.Snapshot()
@@ -107,15 +110,34 @@ func (d *decider) run(ctx context.Context) error {
 		if !wake.IsZero() {
 			timer.Reset(max(time.Until(wake), time.Millisecond))
 		}
+		if heard {
+			d.resting = time.After(max(hearEvery, took))
+		}
+		heard = d.await(ctx, timer.C, changed)
+		done()
+		if ctx.Err() != nil {
+			return d.leave(time.Now()) // pods keep running: nothing here ends them
+		}
+	}
+}
+
+// await returns when there is cause for a pass, and reports whether it is what others have said.
+func (d *decider) await(ctx context.Context, due <-chan time.Time, changed <-chan struct{}) (heard bool) {
+	for {
+		news := d.flock.changed()
+		if d.resting != nil {
+			news = nil
+		}
 		select {
+		case <-d.resting:
+			d.resting = nil
+			continue
+		case <-news:
+			return true
 		case <-ctx.Done():
-		case <-timer.C:
+		case <-due:
 		case <-changed:
 		case <-d.pods.Changed():
-		case <-d.flock.changed():
-			// Documents that come one after the other make one pass; and a node whose passes take long
-			// keeps time for other things.
-			_ = sleep(ctx, max(hearEvery, took))
 		case a := <-d.flock.answers():
 			d.hear(a)
 		case q := <-d.flock.questions():
@@ -123,10 +145,7 @@ func (d *decider) run(ctx context.Context) error {
 				d.log.Warn("another node's questions are not answered", "err", err)
 			}
 		}
-		done()
-		if ctx.Err() != nil {
-			return d.leave(time.Now()) // pods keep running: nothing here ends them
-		}
+		return false
 	}
 }
 

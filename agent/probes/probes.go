@@ -1,7 +1,7 @@
 // Package probes runs the startup, readiness and liveness probes of containers.
 //
 // It keeps Kubernetes' meaning of every field with one addition: before its first success a
-// startup or readiness probe is retried from 100 ms, growing to periodSeconds, so that a container
+// startup or readiness probe is retried soon, ever later up to periodSeconds, so that a container
 // that starts fast is ready fast. Those early retries never count as failures: failureThreshold
 // still means that many misses, periodSeconds apart.
 package probes
@@ -23,12 +23,12 @@ const (
 	Liveness  Kind = "Liveness"
 )
 
-// firstRetry is the delay of the first early retry; each further one waits twice as long.
-const firstRetry = 100 * time.Millisecond
-
-// settle is what a program gets to listen before the first check: one that comes too early costs
-// firstRetry.
-const settle = 20 * time.Millisecond
+// The first check comes when the program had some time to listen, and each early retry waits twice as long
+// as the one before: so a program is seen ready after at most about twice the time that it needed.
+const (
+	settle     = 20 * time.Millisecond
+	execSettle = 100 * time.Millisecond // of retries of a command, which costs more than most programs' start
+)
 
 // Result is what a check found.
 type Result struct {
@@ -71,7 +71,10 @@ func (p *Prober) Run(ctx context.Context) {
 
 	delay := max(time.Duration(p.Probe.InitialDelaySeconds)*time.Second, settle)
 	wait := max(time.Until(p.Started.Add(delay)), 0) + p.Offset
-	retry, early := firstRetry, p.Kind != Liveness && !p.Passed
+	retry, early := settle, p.Kind != Liveness && !p.Passed
+	if p.Probe.Exec != nil {
+		retry = execSettle
+	}
 	standing, known := p.Passed, p.Passed
 	var successes, failures int32
 	var countFrom time.Time // the next failure counts from here on; zero: at once

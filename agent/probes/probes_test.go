@@ -42,10 +42,25 @@ func after(d time.Duration) func(time.Duration) bool {
 }
 
 func TestReadinessIsFoundEarly(t *testing.T) {
-	checks, standings, failed := run(t, Prober{Kind: Readiness, Probe: &corev1.Probe{PeriodSeconds: 10}}, 30*time.Second, after(500*time.Millisecond))
-	want := []time.Duration{20 * time.Millisecond, 120 * time.Millisecond, 320 * time.Millisecond, 720 * time.Millisecond, 10720 * time.Millisecond, 20720 * time.Millisecond}
-	if !slices.Equal(checks, want) || !slices.Equal(standings, []string{"720ms true"}) || failed != 1 {
-		t.Errorf("checks %v, standings %v, %d failures counted", checks, standings, failed)
+	for _, c := range []struct {
+		name  string
+		probe corev1.Probe
+		at    []time.Duration // of checks, milliseconds
+		ready string
+	}{
+		{"a connection", corev1.Probe{PeriodSeconds: 10}, []time.Duration{20, 40, 80, 160, 320, 640, 10640, 20640}, "640ms true"},
+		{
+			"a command", corev1.Probe{PeriodSeconds: 10, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}}},
+			[]time.Duration{20, 120, 320, 720, 10720, 20720}, "720ms true",
+		},
+	} {
+		checks, standings, failed := run(t, Prober{Kind: Readiness, Probe: &c.probe}, 30*time.Second, after(500*time.Millisecond))
+		for i := range checks {
+			checks[i] /= time.Millisecond
+		}
+		if !slices.Equal(checks, c.at) || !slices.Equal(standings, []string{c.ready}) || failed != 1 {
+			t.Errorf("%s: checks %v, standings %v, %d failures counted", c.name, checks, standings, failed)
+		}
 	}
 }
 
