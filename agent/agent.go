@@ -25,6 +25,7 @@ import (
 	"github.com/pleachdev/pleach/agent/follow"
 	"github.com/pleachdev/pleach/agent/machine"
 	"github.com/pleachdev/pleach/agent/pods"
+	"github.com/pleachdev/pleach/agent/wake"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/gitsync/trust"
@@ -177,7 +178,7 @@ func (n *node) run(ctx context.Context) error {
 	n.flock.mux.Handle("/v1/pods/", server.PeerHandler())
 	group.Go(func() error {
 		return server.Run(ctx, local, public, api.Public{
-			Metrics: n.gather, Ready: n.ready.err, Hint: func() { poke(n.hints) }, HintSecret: secret,
+			Metrics: n.gather, Ready: n.ready.err, Hint: func() { wake.Poke(n.hints) }, HintSecret: secret,
 		}.Handler())
 	})
 	group.Go(func() error { return n.runtime.Run(ctx) })
@@ -305,11 +306,4 @@ func quietly(ctx context.Context, err error) error {
 		return err
 	}
 	return nil
-}
-
-func poke(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default: // one is waiting already
-	}
 }

@@ -280,23 +280,6 @@ func TestActionThatFailedIsAskedForAgain(t *testing.T) {
 	}
 }
 
-func TestObserveReadsWhatKubectlShows(t *testing.T) {
-	pod := &corev1.Pod{Status: corev1.PodStatus{
-		Phase: corev1.PodPending,
-		InitContainerStatuses: []corev1.ContainerStatus{{Name: "init", RestartCount: 2, State: corev1.ContainerState{
-			Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 20s"},
-		}}},
-		ContainerStatuses: []corev1.ContainerStatus{{Name: "web", RestartCount: 1, State: corev1.ContainerState{
-			Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"},
-		}}},
-	}}
-	var i reconcile.Instance
-	observe(&i, pod)
-	if i.Phase != corev1.PodPending || i.Ready || i.Restarts != 3 || i.Reason != "CrashLoopBackOff" || i.Message != "container init: back-off 20s" {
-		t.Errorf("%+v", i)
-	}
-}
-
 // alone is the flock of a node that has no other.
 type alone struct{}
 

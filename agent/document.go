@@ -41,42 +41,16 @@ func (a *author) write(next reconcile.Document) (reconcile.Document, error) {
 func instances(pods []*corev1.Pod) ([]reconcile.Instance, error) {
 	out := make([]reconcile.Instance, 0, len(pods))
 	for _, pod := range pods {
-		i, err := reconcile.UnmarshalInstance(pod)
+		i, err := reconcile.ObservedInstance(pod)
 		if err != nil {
-			return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
+			return nil, err
 		}
-		observe(&i, pod)
 		out = append(out, i)
 	}
 	slices.SortFunc(out, func(x, y reconcile.Instance) int {
 		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name), cmp.Compare(x.UID, y.UID))
 	})
 	return out, nil
-}
-
-// observe fills in what the pod's status says.
-func observe(i *reconcile.Instance, pod *corev1.Pod) {
-	i.Phase = cmp.Or(pod.Status.Phase, corev1.PodPending)
-	i.PodIP = pod.Status.PodIP
-	i.Terminating = pod.DeletionTimestamp != nil
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-			i.Ready, i.ReadySince = true, c.LastTransitionTime.UTC()
-		}
-	}
-	i.Reason, i.Message = pod.Status.Reason, pod.Status.Message
-	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-		i.Restarts += s.RestartCount
-		if i.Reason != "" {
-			continue
-		}
-		switch w, t := s.State.Waiting, s.State.Terminated; {
-		case w != nil && w.Reason != "" && w.Reason != "ContainerCreating" && w.Reason != "PodInitializing":
-			i.Reason, i.Message = w.Reason, fmt.Sprintf("container %s: %s", s.Name, cmp.Or(w.Message, w.Reason))
-		case t != nil && t.ExitCode != 0:
-			i.Reason, i.Message = t.Reason, fmt.Sprintf("container %s: exit code %d", s.Name, t.ExitCode)
-		}
-	}
 }
 
 // nodeReady is the node's Ready condition. Heartbeats are left out: a document that changes each

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/pleachdev/pleach/agent/wake"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/gossip/membership"
@@ -183,7 +184,7 @@ func (f *flock) online(ctx context.Context, members *membership.Membership) erro
 				}
 				f.Log.Error("this node is cut off from its flock; what runs goes on", "what", what, "err", err, "retryIn", wait)
 				f.happened("FlockUnreachable", fmt.Sprintf("%s: %v", what, err))
-				if !sleep(ctx, wait) {
+				if !wake.Sleep(ctx, wait) {
 					return nil
 				}
 			}
@@ -242,11 +243,11 @@ func (f *flock) drive(ctx context.Context, joined <-chan *membership.Membership)
 			continue // nobody to wait for
 		}
 		f.saveNow(time.Now())
-		wake := f.spread.Wake()
-		if w := f.watch.Wake(); !w.IsZero() && w.Before(wake) {
-			wake = w
+		due := f.spread.Wake()
+		if w := f.watch.Wake(); !w.IsZero() && w.Before(due) {
+			due = w
 		}
-		timer.Reset(max(time.Until(wake), time.Millisecond))
+		timer.Reset(max(time.Until(due), time.Millisecond))
 	}
 }
 
@@ -366,16 +367,4 @@ func (f *flock) happened(reason, message string) {
 		Object: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: f.Node},
 		Type:   corev1.EventTypeWarning, Reason: reason, Message: message, Host: f.Node, At: time.Now(),
 	})
-}
-
-// sleep waits, and reports false when ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

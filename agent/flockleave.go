@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/pleachdev/pleach/agent/wake"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/v1alpha1"
 	"github.com/pleachdev/pleach/gossip"
@@ -53,7 +54,7 @@ func (f *flock) takeLeave(ctx, live context.Context) {
 		}
 	case <-live.Done():
 	}
-	for !f.outbox.idle() && sleep(live, 5*time.Millisecond) {
+	for !f.outbox.idle() && wake.Sleep(live, 5*time.Millisecond) {
 	}
 }
 

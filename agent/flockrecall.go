@@ -5,12 +5,10 @@ import (
 	"net/netip"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
+	"github.com/pleachdev/pleach/agent/wake"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/statusbranch"
 	"github.com/pleachdev/pleach/gossip"
-	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/reconcile/gate"
 )
 
@@ -22,7 +20,7 @@ const recallEvery = time.Minute
 // among the documents that count.
 func (f *flock) recall(ctx context.Context) error {
 	f.book.recall(f.placesOf(f.LastKnown(), f.store.Snapshot().Accepted()))
-	for wait := gate.JoinFor; sleep(ctx, wait) && f.seen().members == 1; wait = recallEvery {
+	for wait := gate.JoinFor; wake.Sleep(ctx, wait) && f.seen().members == 1; wait = recallEvery {
 		a := f.store.Snapshot().Accepted()
 		known, err := statusbranch.Read(ctx, f.statusRemote(a.Cluster.Spec.Status), a.Cluster.Spec.Status.Branch, f.book.Keys)
 		if err != nil {
@@ -46,20 +44,9 @@ func (f *flock) placesOf(documents []gossip.Sealed, a *gitsync.Accepted) map[str
 		if err != nil {
 			continue // of another form; it tells of itself once it is heard
 		}
-		if at, ok := internalIP(&d); ok {
-			places[d.Node] = netip.AddrPortFrom(at, f.advertise.Port())
+		if at := internalIPs(&d); len(at) > 0 {
+			places[d.Node] = netip.AddrPortFrom(at[0], f.advertise.Port())
 		}
 	}
 	return places
-}
-
-// internalIP returns the first address at which a node says that it is reached.
-func internalIP(d *reconcile.Document) (netip.Addr, bool) {
-	for _, a := range d.Addresses {
-		if a.Type == corev1.NodeInternalIP {
-			at, err := netip.ParseAddr(a.Address)
-			return at, err == nil
-		}
-	}
-	return netip.Addr{}, false
 }

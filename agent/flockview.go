@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pleachdev/pleach/agent/wake"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gossip"
 	"github.com/pleachdev/pleach/reconcile"
@@ -83,7 +84,7 @@ func (f *flock) show(now time.Time) {
 	f.store.SetMembers(f.standings(v))
 	if f.fresh {
 		f.fresh = false
-		poke(f.news)
+		wake.Poke(f.news)
 	}
 }
 

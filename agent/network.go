@@ -98,11 +98,9 @@ func ownAddress(told netip.Addr, machine []netip.Addr) netip.Addr {
 // nodeAddress is where another node's pods are reached: what the node itself says, else what Git says
 // where it is an IPv4 address. It is the zero Addr when neither does. document is nil before it came.
 func nodeAddress(node *corev1.Node, document *reconcile.Document) netip.Addr {
-	if document != nil {
-		for _, a := range document.Addresses {
-			if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP && addr.Is4() {
-				return addr
-			}
+	for _, at := range internalIPs(document) {
+		if at.Is4() {
+			return at
 		}
 	}
 	at := node.Annotations[v1alpha1.AddressAnnotation]
@@ -113,6 +111,19 @@ func nodeAddress(node *corev1.Node, document *reconcile.Document) netip.Addr {
 		return addr
 	}
 	return netip.Addr{}
+}
+
+// internalIPs are the addresses at which a node says that it is reached. document may be nil.
+func internalIPs(document *reconcile.Document) (all []netip.Addr) {
+	if document == nil {
+		return nil
+	}
+	for _, a := range document.Addresses {
+		if at, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			all = append(all, at)
+		}
+	}
+	return all
 }
 
 // release gives back the addresses of sandboxes that are no more. It runs before any pod is started.

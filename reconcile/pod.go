@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
@@ -154,6 +155,36 @@ func UnmarshalInstance(pod *corev1.Pod) (Instance, error) {
 		Slot: id.Slot, Revision: id.Revision, Epoch: id.Epoch, Node: id.Node, Boot: id.Boot, Claimed: id.Claimed,
 		Cause: id.Cause, Commit: id.Commit, App: id.App, Kind: id.Kind, Namespace: id.Namespace, Owner: id.Owner, Name: id.Name, UID: id.UID,
 	}, nil
+}
+
+// ObservedInstance is UnmarshalInstance with what the pod's status says.
+func ObservedInstance(pod *corev1.Pod) (Instance, error) {
+	i, err := UnmarshalInstance(pod)
+	if err != nil {
+		return i, err
+	}
+	i.Phase = cmp.Or(pod.Status.Phase, corev1.PodPending)
+	i.PodIP = pod.Status.PodIP
+	i.Terminating = pod.DeletionTimestamp != nil
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			i.Ready, i.ReadySince = true, c.LastTransitionTime.UTC()
+		}
+	}
+	i.Reason, i.Message = pod.Status.Reason, pod.Status.Message
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		i.Restarts += s.RestartCount
+		if i.Reason != "" {
+			continue
+		}
+		switch w, t := s.State.Waiting, s.State.Terminated; {
+		case w != nil && w.Reason != "" && w.Reason != "ContainerCreating" && w.Reason != "PodInitializing":
+			i.Reason, i.Message = w.Reason, fmt.Sprintf("container %s: %s", s.Name, cmp.Or(w.Message, w.Reason))
+		case t != nil && t.ExitCode != 0:
+			i.Reason, i.Message = t.Reason, fmt.Sprintf("container %s: exit code %d", s.Name, t.ExitCode)
+		}
+	}
+	return i, nil
 }
 
 // newPod builds what is to run, as a Kubernetes controller and the admission plugins would leave it.

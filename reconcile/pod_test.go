@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func started(t *testing.T, o Object) Action {
@@ -109,6 +110,50 @@ func TestUnmarshalInstanceRefuses(t *testing.T) {
 		change(c)
 		if _, err := UnmarshalInstance(c); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("got %v, want %q", err, name)
+		}
+	}
+}
+
+func TestObservedInstanceSaysWhatKubectlShows(t *testing.T) {
+	ready := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	waits := func(reason, message string) corev1.ContainerState {
+		return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
+	}
+	for _, c := range []struct {
+		name   string
+		status corev1.PodStatus
+		want   Instance
+	}{
+		{"nothing yet", corev1.PodStatus{}, Instance{Phase: corev1.PodPending}},
+		{
+			"an init container crashes",
+			corev1.PodStatus{
+				Phase:                 corev1.PodPending,
+				InitContainerStatuses: []corev1.ContainerStatus{{Name: "init", RestartCount: 2, State: waits("CrashLoopBackOff", "back-off 20s")}},
+				ContainerStatuses:     []corev1.ContainerStatus{{Name: "web", RestartCount: 1, State: waits("PodInitializing", "")}},
+			},
+			Instance{Phase: corev1.PodPending, Restarts: 3, Reason: "CrashLoopBackOff", Message: "container init: back-off 20s"},
+		},
+		{
+			"ready",
+			corev1.PodStatus{
+				Phase: corev1.PodRunning, PodIP: "10.1.2.3",
+				Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(ready)}},
+			},
+			Instance{Phase: corev1.PodRunning, PodIP: "10.1.2.3", Ready: true, ReadySince: ready},
+		},
+	} {
+		pod := started(t, Object{Object: deployment("a", 1, 1, 0)}).Pod.DeepCopy()
+		pod.Status = c.status
+		got, err := ObservedInstance(pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _ := UnmarshalInstance(pod)
+		want.Phase, want.PodIP, want.Ready, want.ReadySince = c.want.Phase, c.want.PodIP, c.want.Ready, c.want.ReadySince
+		want.Restarts, want.Reason, want.Message = c.want.Restarts, c.want.Reason, c.want.Message
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v\nwant %+v", c.name, got, want)
 		}
 	}
 }

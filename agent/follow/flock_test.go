@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/pleachdev/pleach/agent/wake"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/reconcile"
@@ -130,7 +131,7 @@ func (n *fakeNode) publish(ctx context.Context) {
 		for _, other := range n.nodes {
 			other.store.SetDocument(d)
 		}
-		sleep(ctx, 200*time.Millisecond)
+		wake.Sleep(ctx, 200*time.Millisecond)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/pleachdev/pleach/agent/wake"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/reconcile"
@@ -124,7 +125,7 @@ func (f *Follower) followRemote(ctx context.Context) {
 			return
 		case <-f.Hints:
 			if r := hints.Reserve(); r.Delay() > 0 {
-				if !sleep(ctx, r.Delay()) { // hints that come meanwhile are one
+				if !wake.Sleep(ctx, r.Delay()) { // hints that come meanwhile are one
 					return
 				}
 			}
@@ -236,16 +237,6 @@ func reports(d *reconcile.Document) bool {
 		}
 	}
 	return false
-}
-
-// sleep waits, and reports false when ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
 }
 
 // CourierRank is this node's place among those who may write the status branch; 0 is the courier. Nodes

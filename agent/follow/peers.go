@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pleachdev/pleach/agent/wake"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/reconcile"
 	"github.com/pleachdev/pleach/state"
@@ -123,13 +124,13 @@ func (l *peersLoop) add(h gitsync.PeerHead) {
 
 // wake is when something is to be tried next.
 func (l *peersLoop) wake() time.Time {
-	wake := time.Now().Add(time.Hour)
+	first := time.Now().Add(time.Hour)
 	for _, w := range l.wants {
-		if w.next.Before(wake) {
-			wake = w.next
+		if w.next.Before(first) {
+			first = w.next
 		}
 	}
-	return wake
+	return first
 }
 
 // fetch tries what is due, the newest first, and reports whether it tried anything.
@@ -223,8 +224,5 @@ func (l *peersLoop) fallBack(w *want) {
 		return
 	}
 	w.asked, l.fallback = true, now
-	select {
-	case l.again <- struct{}{}:
-	default: // it is asked already
-	}
+	wake.Poke(l.again)
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/pleachdev/pleach/agent/cgroups"
 	"github.com/pleachdev/pleach/agent/images"
 	"github.com/pleachdev/pleach/agent/volumes"
+	"github.com/pleachdev/pleach/agent/wake"
 )
 
 // Labels of sandboxes and containers. The first four are the kubelet's, so that crictl shows pods
@@ -226,8 +227,8 @@ func (m *Manager) Start(pod *corev1.Pod) error {
 		return err
 	}
 	m.workers[pod.UID] = newWorker(m, r, state{})
-	m.poke(m.added)
-	m.poke(m.changed)
+	wake.Poke(m.added)
+	wake.Poke(m.changed)
 	return nil
 }
 
@@ -258,7 +259,7 @@ func (m *Manager) Stop(uid types.UID, reason string) error {
 	if err := w.stop(reason); err != nil {
 		return err
 	}
-	m.poke(m.changed)
+	wake.Poke(m.changed)
 	return nil
 }
 
@@ -294,7 +295,7 @@ func (m *Manager) Resume(uid types.UID) {
 	w := m.workers[uid]
 	m.mu.Unlock()
 	if w != nil && w.held.Swap(false) {
-		m.poke(w.wake)
+		wake.Poke(w.wake)
 	}
 }
 
@@ -330,14 +331,7 @@ func (m *Manager) Changed() <-chan struct{} { return m.changed }
 func (m *Manager) ConfigChanged() {
 	for _, w := range m.all() {
 		w.config.Store(true)
-		m.poke(w.wake)
-	}
-}
-
-func (m *Manager) poke(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
+		wake.Poke(w.wake)
 	}
 }
 
@@ -356,8 +350,8 @@ func (m *Manager) forget(uid types.UID) {
 	m.mu.Lock()
 	delete(m.workers, uid)
 	m.mu.Unlock()
-	m.poke(m.added)
-	m.poke(m.changed)
+	wake.Poke(m.added)
+	wake.Poke(m.changed)
 }
 
 // removeStrangers removes sandboxes that carry this node's label and belong to no record, and pod

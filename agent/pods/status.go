@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pleachdev/pleach/agent/podlogs"
+	"github.com/pleachdev/pleach/agent/wake"
 )
 
 func containerID(id string) string { return "containerd://" + id }
@@ -27,7 +28,7 @@ func (w *worker) publish(now time.Time) {
 	next := w.decorated(&w.state.Status)
 	if last := w.snapshot.Load(); !equality.Semantic.DeepEqual(last.Status, next.Status) || (last.DeletionTimestamp == nil) != (next.DeletionTimestamp == nil) {
 		w.snapshot.Store(next)
-		w.m.poke(w.m.changed)
+		wake.Poke(w.m.changed)
 	}
 	if w.stateUnsaved {
 		if err := w.m.store.putState(w.uid, w.state); err != nil {

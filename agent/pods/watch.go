@@ -8,6 +8,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/pleachdev/pleach/agent/wake"
 )
 
 // watch wakes workers when the runtime tells of their containers, and lists everything afresh now
@@ -21,7 +23,7 @@ func (m *Manager) watch(ctx context.Context) {
 		for wait := 100 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
 			began := time.Now()
 			err := m.Runtime.GetContainerEvents(ctx, events, func(runtimeapi.RuntimeService_GetContainerEventsClient) {
-				m.poke(connected)
+				wake.Poke(connected)
 			})
 			if ctx.Err() != nil {
 				return
@@ -84,7 +86,7 @@ func (m *Manager) dirty(uid types.UID) {
 	m.mu.Unlock()
 	if w != nil {
 		w.dirty.Store(true)
-		m.poke(w.wake)
+		wake.Poke(w.wake)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pleachdev/pleach/agent/images"
 	"github.com/pleachdev/pleach/agent/volumes"
+	"github.com/pleachdev/pleach/agent/wake"
 )
 
 // A worker brings one pod to where it should be. Its loop alone reads and writes its fields; slow
@@ -139,7 +140,7 @@ func (w *worker) stop(reason string) error {
 	w.record.Stop = r.Stop
 	last := w.snapshot.Load()
 	w.snapshot.Store(withDeletion(last.DeepCopy(), r.Stop))
-	w.m.poke(w.wake)
+	wake.Poke(w.wake)
 	return nil
 }
 

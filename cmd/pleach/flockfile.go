@@ -102,16 +102,10 @@ func (p *prospect) fill(pods []*corev1.Pod) {
 	foreign := 0
 	runs := map[string][]reconcile.Instance{}
 	for _, pod := range pods {
-		m, err := reconcile.UnmarshalInstance(pod)
+		m, err := reconcile.ObservedInstance(pod)
 		if err != nil {
 			foreign++
 			continue
-		}
-		m.Phase, m.Terminating = pod.Status.Phase, pod.DeletionTimestamp != nil
-		for _, c := range pod.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-				m.Ready, m.ReadySince = true, c.LastTransitionTime.UTC()
-			}
 		}
 		runs[m.Node] = append(runs[m.Node], m)
 	}
