@@ -50,8 +50,10 @@ func TestReadinessIsFoundEarly(t *testing.T) {
 	}{
 		{"a connection", corev1.Probe{PeriodSeconds: 10}, []time.Duration{20, 40, 80, 160, 320, 640, 10640, 20640}, "640ms true"},
 		{
-			"a command", corev1.Probe{PeriodSeconds: 10, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}}},
-			[]time.Duration{20, 120, 320, 720, 10720, 20720}, "720ms true",
+			"a command",
+			corev1.Probe{PeriodSeconds: 10, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}}},
+			[]time.Duration{20, 120, 320, 720, 10720, 20720},
+			"720ms true",
 		},
 	} {
 		checks, standings, failed := run(t, Prober{Kind: Readiness, Probe: &c.probe}, 30*time.Second, after(500*time.Millisecond))
