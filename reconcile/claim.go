@@ -252,7 +252,7 @@ func (p *pass) start(x *want) {
 		Slot: x.s.id, Revision: x.template.Revision, Epoch: c.epoch, Node: c.node, Boot: c.boot,
 		Claimed: p.in.Now.UTC().Truncate(time.Microsecond), Cause: x.cause.name, Commit: x.w.object.Commit, App: x.w.object.Source.App,
 		Kind: x.w.kind, Namespace: x.w.namespace, Owner: x.w.name,
-		Name: c.podName(x.w, x.template.Revision), UID: c.uid(), Phase: corev1.PodPending,
+		Name: c.podName(x.w.kind, x.w.name, x.template.Revision), UID: c.uid(), Phase: corev1.PodPending,
 	}
 	x.s.memory.Epoch, x.s.memory.Node, x.s.memory.Boot = c.epoch, c.node, c.boot
 	p.ended(x.s)

@@ -7,5 +7,5 @@ import "k8s.io/apimachinery/pkg/types"
 // rule can only change together with their format.
 func (m Instance) PodID() (name string, uid types.UID) {
 	c := claim{slot: m.Slot, epoch: m.Epoch, node: m.Node, boot: m.Boot}
-	return c.podName(&workload{kind: m.Kind, name: m.Owner}, m.Revision), c.uid()
+	return c.podName(m.Kind, m.Owner, m.Revision), c.uid()
 }

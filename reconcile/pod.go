@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,11 +31,11 @@ const (
 const maxName = 63
 
 // podNamespace is the UUID namespace of pod uids: that of the name pods.pleach.dev.
-var podNamespace = uuid5([16]byte{0x6b, 0xa7, 0xb8, 0x10, 0x9d, 0xad, 0x11, 0xd1, 0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8}, "pods.pleach.dev")
+var podNamespace = uuid5([16]byte{0x6b, 0xa7, 0xb8, 0x10, 0x9d, 0xad, 0x11, 0xd1, 0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8}, []byte("pods.pleach.dev"))
 
 // uuid5 is the name-based UUID of RFC 9562, section 5.5.
-func uuid5(space [16]byte, name string) (id [16]byte) {
-	sum := sha1.Sum(append(space[:], name...))
+func uuid5(space [16]byte, name []byte) (id [16]byte) {
+	sum := sha1.Sum(append(append(make([]byte, 0, 160), space[:]...), name...))
 	copy(id[:], sum[:])
 	id[6], id[8] = id[6]&0x0f|0x50, id[8]&0x3f|0x80
 	return id
@@ -48,8 +49,12 @@ type claim struct {
 	boot  int64
 }
 
-func (c claim) text() string {
-	return fmt.Sprintf("%s\n%d\n%s\n%d", c.slot.key(), c.epoch, c.node, c.boot)
+func (c claim) text() []byte {
+	b := make([]byte, 0, 128)
+	b = append(append(b, c.slot.key()...), '\n')
+	b = append(strconv.AppendInt(b, c.epoch, 10), '\n')
+	b = append(append(b, c.node...), '\n')
+	return strconv.AppendInt(b, c.boot, 10)
 }
 
 func (c claim) uid() types.UID { return formatUID(uuid5(podNamespace, c.text())) }
@@ -93,7 +98,7 @@ const suffixLength = 5
 // suffix is 5 characters that make no words, as the names that Kubernetes generates.
 func (c claim) suffix() string {
 	const letters = "bcdfghjklmnpqrstvwxz2456789"
-	sum := sha256.Sum256([]byte(c.text()))
+	sum := sha256.Sum256(c.text())
 	out := make([]byte, suffixLength)
 	for i := range out {
 		out[i] = letters[int(sum[i])%len(letters)]
@@ -102,11 +107,11 @@ func (c claim) suffix() string {
 }
 
 // podName is "<workload>-<revision>-<suffix>", the workload's name cut to fit. A bare Pod has its own.
-func (c claim) podName(w *workload, revision string) string {
-	if w.kind == kindPod {
-		return w.name
+func (c claim) podName(kind, owner, revision string) string {
+	if kind == kindPod {
+		return owner
 	}
-	return podName(w.kind, w.name, revision, c.suffix())
+	return podName(kind, owner, revision, c.suffix())
 }
 
 func podName(kind, owner, revision, suffix string) string {

@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"cmp"
 	"slices"
 	"strconv"
 	"time"
@@ -147,26 +146,34 @@ func (t *seat) see(r *record) {
 // find returns the place of a slot's seat, and whether it is there. Seats are sorted by the length of
 // their keys and then the key, which is the order of ordinals.
 func (g *tracked) find(id Slot) (int, bool) {
-	var buf [20]byte
-	end := append(buf[:0], id.Node...)
-	if id.Node == "" {
-		end = strconv.AppendInt(end, int64(id.Ordinal), 10)
+	cut, end := len(g.uid)+1, id.Node
+	if end == "" {
+		end = strconv.Itoa(int(id.Ordinal))
+		if i := int(id.Ordinal); i >= 0 && i < len(g.seats) && g.seats[i].key[cut:] == end {
+			return i, true
+		}
 	}
-	cut := len(g.uid) + 1
-	compare := func(key string) int {
-		return cmp.Or(cmp.Compare(len(key)-cut, len(end)), cmp.Compare(key[cut:], string(end)))
+	from, to := 0, len(g.seats)
+	for from < to {
+		i := int(uint(from+to) / 2)
+		key := g.seats[i].key[cut:]
+		if len(key) < len(end) || len(key) == len(end) && key < end {
+			from = i + 1
+		} else {
+			to = i
+		}
 	}
-	if i := int(id.Ordinal); id.Node == "" && i >= 0 && i < len(g.seats) && compare(g.seats[i].key) == 0 {
-		return i, true
-	}
-	return slices.BinarySearchFunc(g.seats, id, func(t seat, _ Slot) int { return compare(t.key) })
+	return from, from < len(g.seats) && g.seats[from].key[cut:] == end
 }
 
 // seat returns the memory of a slot, a new one if need be. It is good until the next new one.
-func (g *tracked) seat(id Slot) *seat {
+func (g *tracked) seat(id Slot) *seat { return &g.seats[g.sit(id)] }
+
+// sit returns the place of a slot's seat, a new one if need be.
+func (g *tracked) sit(id Slot) int {
 	i, ok := g.find(id)
 	if !ok {
 		g.seats = slices.Insert(g.seats, i, seat{key: id.key(), base: noBase})
 	}
-	return &g.seats[i]
+	return i
 }

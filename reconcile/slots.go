@@ -41,6 +41,7 @@ type slot struct {
 	id     Slot
 	key    string
 	index  int       // in the order of the rollout
+	seat   int       // its memory among the workload's
 	memory SlotState // as it stands in this pass
 	said   *SlotDecision
 	saying SlotDecision // that said points to
@@ -76,18 +77,22 @@ func (s *slot) holder() *Instance {
 // fill sorts the instances of a workload into its slots, and remembers what was seen.
 func (p *pass) fill(g *tracked) {
 	x := p.index
-	for i := range g.records {
-		g.seat(g.records[i].slot(g.uid))
-	}
+	seats := g.sitAll(make([]int, len(g.records))) // of the records
+	before := len(g.seats)
 	for _, r := range g.releases {
 		g.seat(r.Slot)
 	}
 	p.addSlots(g)
-	// From here on every seat stays in its place.
-	seats := make([]int, len(g.records)) // of the records
+	if len(g.seats) > before {
+		g.sitAll(seats)
+		if g.w != nil {
+			for _, s := range g.w.slots {
+				s.seat = g.sit(s.id)
+			}
+		}
+	}
 	// An epoch is never given twice, so that those of gone nodes count as well.
 	for i := range g.records {
-		seats[i], _ = g.find(g.records[i].slot(g.uid))
 		t := &g.seats[seats[i]]
 		t.epoch = max(t.epoch, g.records[i].epoch)
 	}
@@ -107,9 +112,9 @@ func (p *pass) fill(g *tracked) {
 	}
 	slots := make([]*slot, len(g.seats)) // by seat; nil where none is wanted
 	for _, s := range g.w.slots {
-		at, _ := g.find(s.id)
-		s.key, s.memory = g.seats[at].key, g.seats[at].state()
-		slots[at] = s
+		t := &g.seats[s.seat]
+		s.key, s.memory = t.key, t.state()
+		slots[s.seat] = s
 	}
 	for i := range g.records {
 		r := &g.records[i]
@@ -164,6 +169,18 @@ func (p *pass) fill(g *tracked) {
 			p.dueAt(m.ReadySince.Add(g.w.strategy.minReady)) // its status says so
 		}
 	}
+}
+
+// sitAll finds the seats of all records, and makes those that are not there.
+func (g *tracked) sitAll(seats []int) []int {
+	before := len(g.seats)
+	for i := range g.records {
+		seats[i] = g.sit(g.records[i].slot(g.uid))
+	}
+	if len(g.seats) > before { // some moved on
+		return g.sitAll(seats)
+	}
+	return seats
 }
 
 // findStrays lists this node's pods of workloads that are not wanted.

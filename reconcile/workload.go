@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"cmp"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -91,15 +92,13 @@ func (p *pass) addSlots(g *tracked) {
 		w.makeSlots(int(w.desired))
 		for i, s := range w.slots {
 			s.id.Ordinal = int32(i)
-			g.seat(s.id)
+			s.seat = g.sit(s.id)
 		}
 		return
 	}
-	running := map[*peer]bool{}
-	for i := range g.records {
-		if from := g.records[i].from; !p.index.isGone(from) {
-			running[from] = true
-		}
+	running := func(q *peer) bool {
+		_, found := slices.BinarySearchFunc(g.records, q.name, func(r record, name string) int { return cmp.Compare(r.from.name, name) })
+		return found && !p.index.isGone(q)
 	}
 	if g.fits == nil {
 		g.fits = make(map[*peer]fit, len(p.nodes))
@@ -112,14 +111,14 @@ func (p *pass) addSlots(g *tracked) {
 			f = p.index.fit(w, q)
 			g.fits[q] = f
 		}
-		if f.admits || running[q] && f.keeps {
+		if f.admits || f.keeps && running(q) {
 			names = append(names, q.name)
 		}
 	}
 	w.makeSlots(len(names))
 	for i, s := range w.slots {
 		s.id.Node = names[i]
-		g.seat(s.id)
+		s.seat = g.sit(s.id)
 	}
 	w.desired = int32(len(names))
 	w.strategy = daemonStrategy(w.object.Object.(*appsv1.DaemonSet), len(names))
