@@ -396,6 +396,9 @@ func (t *step) ownSignature(v Version) {
 
 // askVoid asks nodes that were held for gone, and can be reached again, for a current document.
 func (t *step) askVoid() {
+	if len(t.void) == 0 {
+		return
+	}
 	for _, p := range t.peers {
 		if id := IDOf(p); t.void[id] {
 			m := t.to(p)
