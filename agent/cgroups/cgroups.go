@@ -311,13 +311,34 @@ func write(dir string, settings []setting) error {
 	return nil
 }
 
-// Remove removes a pod's control group with everything below it. Nothing may run in it any more;
-// the kernel lets go of an emptied group a little later, so Remove tries for up to 2 seconds.
+// Remove removes a pod's control group with everything below it, once the runtime has removed all of the pod. The
+// kernel lets go of an emptied group a little later, so Remove tries for up to 2 seconds.
 func (g *Groups) Remove(path string) error {
 	if err := g.inside(path); err != nil {
 		return err
 	}
+	g.kill(path)
 	return g.remove(path)
+}
+
+// kill ends what still runs in a group: the runtime has no container there any more, but when it was killed in the
+// midst of making one, a process is left that nobody else knows.
+func (g *Groups) kill(path string) {
+	for _, h := range g.hierarchies {
+		var members []byte // of the group and of all below it
+		_ = filepath.WalkDir(filepath.Join(h.Mount, path), func(file string, _ fs.DirEntry, _ error) error {
+			if filepath.Base(file) == "cgroup.procs" {
+				list, _ := os.ReadFile(file) // empty when the group has just gone
+				members = append(members, list...)
+			}
+			return nil
+		})
+		for line := range strings.FieldsSeq(string(members)) {
+			if pid, err := strconv.Atoi(line); err == nil && pid > 1 { // 0 is one of another namespace
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	}
 }
 
 // RemoveRoot removes the root and everything below it, when the node is taken off the machine.

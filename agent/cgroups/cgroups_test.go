@@ -1,12 +1,16 @@
 package cgroups
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -221,6 +225,19 @@ func TestKernel(t *testing.T) {
 	if limit != "67108864" {
 		t.Errorf("memory limit %q", limit)
 	}
+	// What a runtime left behind that was killed in the midst of making a container.
+	orphan := exec.CommandContext(t.Context(), "sleep", "600")
+	if err := orphan.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- orphan.Wait() }()
+	for _, h := range g.hierarchies {
+		err := os.WriteFile(filepath.Join(h.Mount, path, "container", "cgroup.procs"), []byte(strconv.Itoa(orphan.Process.Pid)), 0o644)
+		if err != nil && !errors.Is(err, syscall.ENOSPC) { // a cpuset that nobody has given processors
+			t.Fatal(err)
+		}
+	}
 	for range 2 {
 		if err := g.Remove(path); err != nil {
 			t.Fatal(err)
@@ -230,5 +247,8 @@ func TestKernel(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(h.Mount, path)); err == nil {
 			t.Errorf("%s is left below %s", path, h.Mount)
 		}
+	}
+	if err := <-ended; err == nil || err.Error() != "signal: killed" {
+		t.Errorf("what was left in the group ended with: %v", err)
 	}
 }
