@@ -154,6 +154,67 @@ func TestAnAnswerIsOverBeforeItsPromise(t *testing.T) {
 	}
 }
 
+// TestTurns: the second best node waits from when it first saw the slot open, and not for one that declined.
+func TestTurns(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		after   time.Duration
+		decline bool
+		without rule
+		waits   bool // for n1
+	}{
+		{"at once", 0, false, noRule, true},
+		{"at once, without ranks", 0, false, ruleRank, false},
+		{"in turn", rankDelay, false, noRule, false},
+		{"in turn, when each plan begins the wait again", rankDelay, false, ruleOpen, true},
+		{"the first declined", 0, true, noRule, false},
+		{"the first declined, and is waited for", 0, true, ruleDecline, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w, _ := asked(t, c.without)
+			w.push(Object{Object: deployment("a", 8, 1, 1)})
+			d := Document{Node: "n1", Accepted: w.in.Accepted}
+			for i := range int32(8) {
+				if c.decline {
+					d.Declines = append(d.Declines, Decline{Slot: Slot{Workload: "uid-web", Ordinal: i}, Revision: "a100m00000", At: w.now})
+				}
+			}
+			w.in.Documents = []Document{d}
+			var got Decision
+			w.state, got = Step(w.state, w.input())
+			for from := w.now; w.now.Sub(from) < c.after; {
+				w.tick(time.Second)
+				w.state, got = Step(w.state, w.input())
+			}
+			second, waits := 0, 0
+			for _, s := range got.Slots {
+				if len(s.Candidates) > 0 && s.Candidates[0] == "n1" {
+					second++
+					if s.Reason == "node n1 is to start it" {
+						waits++
+					}
+				}
+			}
+			if second == 0 || waits != 0 && waits != second || waits > 0 != c.waits {
+				t.Errorf("%d of %d slots wait", waits, second)
+			}
+		})
+	}
+}
+
+// TestClaimsGoOutTogether: what is planned between two of them would be planned from a part.
+func TestClaimsGoOutTogether(t *testing.T) {
+	for without, apart := range map[rule]bool{noRule: false, ruleWhole: true} {
+		w, _ := asked(t, without)
+		w.push(Object{Object: deployment("a", 8, 1, 1)})
+		w.in.Documents = []Document{{Node: "n1", Accepted: w.in.Accepted}}
+		d := w.decide(w.input())
+		if len(d.Asks) == 0 || len(d.Actions) > 0 != apart {
+			t.Errorf("without rule %d: asks %v, actions %v", without, d.Asks, d.Actions)
+		}
+	}
+}
+
 // TestAfterAReboot: what is on the disk waits for the others' documents, and does not run again when its
 // slot went on elsewhere.
 func TestAfterAReboot(t *testing.T) {

@@ -34,7 +34,7 @@ func (p *pass) place() {
 		return a.Kind == AskClaim && !again
 	})
 	for _, x := range p.wants {
-		if p.at = x.w.at; x.epoch > 0 && asks {
+		if p.at = x.w.at; x.epoch > 0 && asks && p.in.without != ruleWhole {
 			p.explain(x.w, x.s, RuleClaim, "may start; waits for what other claims of this node come to")
 		} else if x.epoch > 0 {
 			p.start(x)
@@ -151,11 +151,11 @@ func (p *pass) turn(x *want, a placement.Assignment, since time.Time) string {
 	}
 	ahead := 0
 	for _, name := range a.Candidates[:slices.Index(a.Candidates, p.in.Self)] {
-		if until, _ := p.declined(x, name); !p.in.Now.Before(until) {
+		if until, _ := p.declined(x, name); !p.in.Now.Before(until) || p.in.without == ruleDecline {
 			ahead++
 		}
 	}
-	if turn := since.Add(time.Duration(ahead) * rankDelay); p.in.Now.Before(turn) {
+	if turn := since.Add(time.Duration(ahead) * rankDelay); p.in.Now.Before(turn) && p.in.without != ruleRank {
 		p.wakeAt(turn)
 		return fmt.Sprintf("node %s is to start it", a.Node)
 	}
@@ -220,7 +220,7 @@ func (p *pass) stopInstead(x *want, free placement.Resources) bool {
 	r.places[x.s.index].surging = false
 	why := ""
 	for j, o := range r.places {
-		if near := j > x.s.index-r.window() && j < x.s.index+r.window(); near && r.manner(j) == stopFirst && !o.updated && why == "" {
+		if near := j > x.s.index-r.window() && j < x.s.index+r.window() && p.in.without != ruleNeighbours; near && r.manner(j) == stopFirst && !o.updated && why == "" {
 			why = fmt.Sprintf("fits on no node beside %s; waits for %s to be ready before it may stop first", x.beside.Name, o.label)
 		}
 	}

@@ -379,3 +379,13 @@ func TestEveryRuleOfDuplicatesIsNeeded(t *testing.T) {
 		})
 	}
 }
+
+// TestASeniorThatIsNotReadyWithdraws in favour of a ready junior, or both would stay.
+func TestASeniorThatIsNotReadyWithdraws(t *testing.T) {
+	for without, asks := range map[rule]bool{noRule: true, ruleWithdraw: false} {
+		x := dupTrial{pods: "aa", wanted: "a", without: without}
+		if got := x.decide(t, dupView{node: 0, seen: [maxNodes]uint8{dupStarts, dupReady}}).asks[1]; got != asks {
+			t.Errorf("without rule %d: asks whether the junior stays: %v", without, got)
+		}
+	}
+}

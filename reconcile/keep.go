@@ -23,8 +23,8 @@ type keeper struct {
 }
 
 // favours reports whether a pod should end in favour of another of its group, as far as this node believes.
-func favours(mine, other keeper) bool {
-	return other.ready && (other.senior || !mine.ready && !other.leaving)
+func favours(mine, other keeper, without rule) bool {
+	return other.ready && (other.senior || !mine.ready && !other.leaving && without != ruleWithdraw)
 }
 
 // duplicates ends this node's pods of a group in favour of others in it.
@@ -35,7 +35,7 @@ func (p *pass) duplicates(w *workload, group []Instance) {
 		}
 		mine := p.keeper(w, m, m)
 		for _, o := range group {
-			if o.UID == m.UID || p.ahead(o) || !favours(mine, p.keeper(w, o, m)) {
+			if o.UID == m.UID || p.ahead(o) || !favours(mine, p.keeper(w, o, m), p.in.without) {
 				continue
 			}
 			reason := fmt.Sprintf("node %s runs the slot by an earlier right (epoch %d) and keeps it", o.Node, o.Epoch)

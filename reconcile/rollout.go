@@ -23,6 +23,7 @@ type rollout struct {
 	unavailable int
 	places      []place
 	checks      []check
+	without     rule
 }
 
 // place is one slot in a rollout.
@@ -71,6 +72,12 @@ func (r *rollout) window() int { return max(r.surge+r.unavailable, 1) }
 
 // manner is how a ready slot changes.
 func (r *rollout) manner(i int) change {
+	switch {
+	case r.without == ruleStops && r.surge > 0:
+		return surgeBeside
+	case r.without == ruleSurges && r.unavailable > 0:
+		return stopFirst
+	}
 	if i%r.window() < r.surge {
 		return surgeBeside
 	}
@@ -89,7 +96,7 @@ func promises(r *rollout, _ int, _ change) string {
 
 func inOrder(r *rollout, i int, _ change) string {
 	for j := 0; j <= i-r.window(); j++ {
-		if o := r.places[j]; !o.updated && !o.overdue {
+		if o := r.places[j]; !o.updated && (!o.overdue || r.without == ruleOverdue) {
 			return fmt.Sprintf("waits for %s to be ready", o.label)
 		}
 	}
@@ -138,7 +145,7 @@ func (r *rollout) within(i int, how change, limit int, what string, underWay fun
 
 // rolloutOf reads the documents.
 func (p *pass) rolloutOf(w *workload) *rollout {
-	r := &rollout{surge: w.strategy.surge, unavailable: w.strategy.unavailable, checks: rolloutChecks, places: make([]place, 0, len(w.slots))}
+	r := &rollout{surge: w.strategy.surge, unavailable: w.strategy.unavailable, checks: rolloutChecks, without: p.in.without, places: make([]place, 0, len(w.slots))}
 	for _, s := range w.slots {
 		o := place{label: w.label(s), promised: true}
 		for _, list := range [][]Instance{s.now, s.old} {

@@ -262,7 +262,7 @@ func (p *pass) settle(w *workload, s *slot) {
 // open says since when a slot is seen to lack the pod; planning again does not restart it.
 func (p *pass) open(x *want) time.Time {
 	m := &x.s.memory
-	if m.OpenRevision != x.template.Revision || m.OpenBeside != (x.beside != nil) {
+	if m.OpenRevision != x.template.Revision || m.OpenBeside != (x.beside != nil) || p.in.without == ruleOpen {
 		m.Open, m.OpenRevision, m.OpenBeside = p.in.Now, x.template.Revision, x.beside != nil
 	}
 	return m.Open
