@@ -64,6 +64,8 @@ type State struct {
 	compare time.Time        // when the next comparison is due; zero before the first event
 
 	out []Send // room for what a step sends
+
+	without rule
 }
 
 // want is a document that was heard of and is not here yet.

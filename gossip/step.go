@@ -113,7 +113,7 @@ func Step(s State, e Event, now time.Time) (State, []Effect) {
 			t.change(name)
 		}
 	case Gone:
-		if id := IDOf(e.Node); id != s.id && !s.void[id] {
+		if id := IDOf(e.Node); id != s.id && !s.void[id] && s.without != ruleVoid {
 			s.void[id] = true
 			t.change(e.Node)
 		}
@@ -332,7 +332,7 @@ func (t *step) document(from string, d Sealed) {
 		t.tellNewer(from, d.Version)
 		return
 	}
-	if from == d.Node && t.void[id] {
+	if (from == d.Node || t.without == ruleHanded) && t.void[id] {
 		delete(t.void, id)
 		t.change(d.Node)
 	}
@@ -377,14 +377,14 @@ func (t *step) tellNewer(from string, v Version) {
 // node jumps above it, and gives up when that does not end.
 func (t *step) ownSignature(v Version) {
 	own, ok := t.held[t.id]
-	if !ok || !v.Newer(own.Version) || v.Number.Boot < t.above || t.silent() {
+	if !ok || !v.Newer(own.Version) || v.Number.Boot < t.above || t.silent() || t.without == ruleJump {
 		return
 	}
 	if !t.contested {
 		t.jumps = slices.DeleteFunc(t.jumps, func(at time.Time) bool { return t.now.Sub(at) >= jumpWindow })
 	}
 	t.jumps = append(t.jumps, t.now)
-	if !t.contested && (len(t.jumps) >= maxJumps || v.Number.Boot == math.MaxUint32) {
+	if !t.contested && t.without != ruleContested && (len(t.jumps) >= maxJumps || v.Number.Boot == math.MaxUint32) {
 		t.contested = true
 		t.effects = append(t.effects, Contested{v})
 	}

@@ -134,16 +134,69 @@ func TestVoid(t *testing.T) {
 	}
 }
 
-// TestVoidIsNeeded: in a state that does not void, what a gone node said long ago counts.
+// TestVoidIsNeeded: a machine was switched off and came back, and nothing that its last document tells of runs any
+// more. Others pass that document on, and one that it wrote shortly before. Whoever believes either takes slots for
+// filled that are empty.
 func TestVoidIsNeeded(t *testing.T) {
-	f := newFlock(t, 7, 5, true)
-	a, b, c := f.names[0], f.names[1], f.names[2]
-	old := f.nodes[a].held[IDOf(b)]
-	f.do(a, Gone{b})
-	delete(f.nodes[a].void, IDOf(b))
-	f.do(a, Receive{c, Message{Documents: []Sealed{old}}})
-	if _, ok := f.nodes[a].Document(b); !ok {
-		t.Error("without the rule nothing is otherwise")
+	for _, c := range []struct {
+		without rule
+		counts  [3]bool // when gone, when others hand over the old document, and when a newer one
+	}{
+		{noRule, [3]bool{false, false, false}},
+		{ruleVoid, [3]bool{true, true, true}},
+		{ruleHanded, [3]bool{false, true, true}},
+	} {
+		f := newFlock(t, 7, 5, true)
+		a, b, others := f.names[0], f.names[1], f.names[2]
+		f.nodes[a].without = c.without
+		old, newer := f.nodes[a].held[IDOf(b)], f.document(b, 1, 2)
+		var got [3]bool
+		for i, e := range []Event{Gone{b}, Receive{others, Message{Documents: []Sealed{old}}}, Receive{others, Message{Documents: []Sealed{newer}}}} {
+			f.do(a, e)
+			_, got[i] = f.nodes[a].Document(b)
+		}
+		if got != c.counts {
+			t.Errorf("without rule %d: the document counts: %v, want %v", c.without, got, c.counts)
+		}
+	}
+}
+
+// TestNumbersNeedTheirRules: a node whose counter was set back is not heard any more unless it jumps, and two
+// machines with one key jump without end unless they stop.
+func TestNumbersNeedTheirRules(t *testing.T) {
+	for without, heard := range map[rule]bool{noRule: true, ruleJump: false} {
+		f := newFlock(t, 8, 5, true)
+		a, b := f.names[0], f.names[1]
+		f.nodes[a].without = without
+		f.nodes[b].store(f.document(a, 5, 9))
+		f.run(10*time.Second, nil)
+		boot := int64(1)
+		for _, e := range events[Renumber](f, a) {
+			boot = int64(e.Boot)
+		}
+		f.publish(a, boot, 2)
+		f.run(10*time.Second, nil)
+		if got := len(f.arrived) == len(f.names); got != heard {
+			t.Errorf("without rule %d: the new document is everywhere: %v", without, got)
+		}
+	}
+	for without, ends := range map[rule]bool{noRule: true, ruleContested: false} {
+		f := newFlock(t, 8, 5, true)
+		a, b := f.names[0], f.names[1]
+		f.nodes[a].without = without
+		other, jumps := int64(5), 0
+		for range 40 {
+			other++ // the twin jumps each time as well
+			f.do(a, Receive{b, Message{Documents: []Sealed{f.document(a, other, 1)}}})
+			for _, e := range events[Renumber](f, a)[jumps:] {
+				jumps, other = jumps+1, int64(e.Boot)
+				f.do(a, Publish{f.document(a, other, 1), nil})
+			}
+			f.now = f.now.Add(time.Second)
+		}
+		if got := jumps < 20; got != ends || f.nodes[a].Contested() != ends {
+			t.Errorf("without rule %d: %d jumps, contested: %v", without, jumps, f.nodes[a].Contested())
+		}
 	}
 }
 
