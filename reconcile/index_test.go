@@ -311,7 +311,7 @@ func (x *tale) input(partial bool) Input {
 // the step of a state that has nothing but the same memory and sees everything.
 func TestAStepIsThatOfANewState(t *testing.T) {
 	rules := map[string]int{}
-	for seed := range seeds(30, 300) {
+	for seed := range seeds(10, 300) {
 		x := newTale(seed)
 		state, last := State{}, Decision{}
 		for step := range 120 {

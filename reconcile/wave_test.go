@@ -115,7 +115,7 @@ func TestAPlanDoesNotDependOnHowFarItIsCarriedOut(t *testing.T) {
 		open := map[rule]int{}
 		moved := map[rule]int{}
 		for _, without := range []rule{noRule, ruleWave, ruleClaimed} {
-			for seed := range seeds(40, 200) {
+			for seed := range seeds(12, 200) {
 				v := newViews(t, seed, without)
 				whole := v.plan(nil)
 				open[without] += len(whole)
@@ -137,7 +137,7 @@ func TestAPlanDoesNotDependOnHowFarItIsCarriedOut(t *testing.T) {
 func TestAnOlderCauseIsPlannedFirst(t *testing.T) {
 	for without, want := range map[rule]bool{noRule: false, ruleOlder: true} {
 		moved, all := 0, 0
-		for seed := range seeds(40, 200) {
+		for seed := range seeds(12, 200) {
 			v := newViews(t, seed, without)
 			later := v.plan(nil)
 			v.w.in.Objects = slices.DeleteFunc(slices.Clone(v.w.in.Objects), func(o Object) bool { return o.Object.GetUID() == "uid-api" })
@@ -239,7 +239,7 @@ func TestAPlanDoesNotDependOnHowFarARolloutIs(t *testing.T) {
 	for surge, ways := range [][]replacing{{runsOld, stopping, stopped, runsNew}, {runsOld, runsBoth, endsOld, runsNew}} {
 		open, moved := map[rule]int{}, map[rule]int{}
 		for _, without := range []rule{noRule, ruleInPlace} {
-			for seed := range seeds(40, 200) {
+			for seed := range seeds(12, 200) {
 				r := newRolling(t, seed, int32(surge), without)
 				stand := make([]replacing, len(r.on))
 				whole := r.plan(stand)

@@ -410,7 +410,7 @@ func TestRemovedObject(t *testing.T) {
 // TestLostStateDoesNoHarm throws the state away at random moments of a life with rollouts, bad images,
 // scaling and evictions.
 func TestLostStateDoesNoHarm(t *testing.T) {
-	for seed := range seeds(6, 25) {
+	for seed := range seeds(3, 25) {
 		r := rand.New(rand.NewSource(seed))
 		w := newWorld(t)
 		surge, unavailable := int32(r.Intn(3)), int32(r.Intn(3))

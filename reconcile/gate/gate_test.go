@@ -28,10 +28,14 @@ func without(t *testing.T, name string) {
 			return unanswered(t, &q, at)
 		},
 	}
-	before, quorum := rules, enough
-	t.Cleanup(func() { rules, enough = before, quorum })
+	before, quorum, many := rules, enough, tooMany
+	t.Cleanup(func() { rules, enough, tooMany = before, quorum, many })
 	if name == "witnesses" {
 		enough = func(_, _ int) bool { return true }
+		return
+	}
+	if name == "one at least" {
+		tooMany = func(vanished, all int) bool { return vanished > all/5 }
 		return
 	}
 	if left[name] == nil {
@@ -52,7 +56,7 @@ func TestTraces(t *testing.T) {
 		want       string // who holds whom for gone at the end
 		without    string // the same when the rule is left out
 	}{
-		{"a dead node", "", 3, func(f *flock) {
+		{"a dead node", "one at least", 3, func(f *flock) {
 			f.dead["n2"] = true
 			f.run(serf + HoldDown + 200*time.Millisecond)
 		}, "n0>n2 n1>n2", ""},

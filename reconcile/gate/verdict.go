@@ -70,10 +70,13 @@ func (t *step) endpoints(name string, p *peer) {
 	p.off = off
 }
 
+// tooMany is more than a fifth of all, and more than one: a flock of few would never move anything.
+var tooMany = func(vanished, all int) bool { return vanished > 1 && vanished > all/5 }
+
 // breaker trips when too many stable members vanish at once, and holds until the view was stable.
 func (t *step) breaker(vanished int) {
 	switch {
-	case vanished > 1 && vanished > t.members().all/5:
+	case tooMany(vanished, t.members().all):
 		t.storm = true
 	case t.storm && t.now.Sub(t.changed) >= StormWithin:
 		t.storm = false
