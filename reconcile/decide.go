@@ -199,7 +199,7 @@ func (p *pass) change(w *workload, s *slot, m Instance, reason string) {
 		p.explain(w, s, RuleStop, reason)
 		return
 	}
-	p.explain(w, s, RuleRollout, fmt.Sprintf("waits for node %s to stop %s", m.Node, m.Name))
+	p.explain(w, s, RuleRollout, fmt.Sprintf("waits for node %s to stop %s", m.Node, m.Name)).Stops = m.Node
 }
 
 // ended clears away this node's pods that ended, once the slot has another.

@@ -94,7 +94,7 @@ func (p *pass) relocate(w *workload, s *slot, m Instance) bool {
 	}
 	reason := fmt.Sprintf("node %s is drained, and %s may not have a pod more", m.Node, w.name)
 	if m.Node != p.in.Self {
-		p.explain(w, s, RuleRelocate, fmt.Sprintf("waits for node %s to stop %s", m.Node, m.Name))
+		p.explain(w, s, RuleRelocate, fmt.Sprintf("waits for node %s to stop %s", m.Node, m.Name)).Stops = m.Node
 		return true
 	}
 	if m.available(w, p.in.Now) {

@@ -132,6 +132,7 @@ type SlotDecision struct {
 	Pod        string   // "" when none
 	Node       string   // that runs it or should; "" when none
 	Candidates []string // nodes that may claim it, best first
+	Stops      string   // the node that is to stop its pod before anything else happens; "" when none
 	Rule       string   // one of the Rule constants
 	Reason     string
 }

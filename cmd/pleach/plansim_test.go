@@ -37,6 +37,7 @@ func TestPlanComesTrue(t *testing.T) {
 	}{
 		{"services", 5, fewObjects},
 		{"300 objects", 8, func(t testing.TB) *flockRepo { return servicesRepo(t, 8, 60) }},
+		{"rollouts", 6, rollouts},
 		{"manifests", 4, otherManifests},
 	} {
 		t.Run(set.name, func(t *testing.T) {
@@ -123,6 +124,44 @@ func fewObjects(t testing.TB) *flockRepo {
 	r.write("apps/tools/logs.yaml", daemon("logs", "example.com/logs:2"))
 	r.write("apps/shop/new.yaml", service("new", "example.com/new:1", 3))
 	r.git("rm", "-q", "apps/shop/old.yaml")
+	r.commit("second")
+	return r
+}
+
+// rollouts changes workloads by surge, by stopping first and mixed, while it makes them larger, brings others, and takes some away.
+func rollouts(t testing.TB) *flockRepo {
+	t.Helper()
+	strategies := []string{
+		"rollingUpdate: {maxSurge: 1, maxUnavailable: 0}", "rollingUpdate: {maxSurge: 0, maxUnavailable: 2}",
+		"rollingUpdate: {maxSurge: 2, maxUnavailable: 1}",
+	}
+	deployment := func(i, image, replicas int) string {
+		return fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: roll-%[1]d}
+spec:
+  replicas: %[3]d
+  selector: {matchLabels: {app: roll-%[1]d}}
+  strategy: {%[4]s}
+  template:
+    metadata: {labels: {app: roll-%[1]d}}
+    spec:
+      containers: [{name: main, image: "example.com/roll:%[2]d", resources: {requests: {cpu: 900m, memory: 1Gi}}}]
+`, i, image, replicas, strategies[i%len(strategies)])
+	}
+	files := map[string]string{}
+	for i := range 10 {
+		files[fmt.Sprintf("apps/shop/roll-%d.yaml", i)] = deployment(i, 1, 2+i%4)
+	}
+	r := newFlockRepo(t, 6, files)
+	r.git("tag", "before")
+	for i := range 8 {
+		r.write(fmt.Sprintf("apps/shop/roll-%d.yaml", i), deployment(i, 2, 3+i%5))
+	}
+	r.git("rm", "-q", "apps/shop/roll-8.yaml", "apps/shop/roll-9.yaml")
+	for i := range 3 {
+		r.write(fmt.Sprintf("apps/shop/roll-%d.yaml", 10+i), deployment(10+i, 1, 3))
+	}
 	r.commit("second")
 	return r
 }

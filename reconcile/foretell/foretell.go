@@ -1,16 +1,14 @@
 // Package foretell says where the pods of a flock will run, and in which order they get there.
 //
 // It drives [reconcile.Step], the very function that agents run, for all nodes of a flock in which
-// every message arrives, a pod is ready as soon as it is started and gone as soon as it is stopped.
-// What it foretells is what a flock does in which nothing else happens. It is pure, as reconcile is.
+// every message arrives at once, and pods take a while: those that were started are ready, and those that
+// were stopped are gone, when no node has anything more to do before. What it foretells is what a flock does in which nothing else happens. It is pure, as reconcile is.
 package foretell
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +35,7 @@ type Wanted struct {
 
 // Event is one action, and when it is taken.
 type Event struct {
-	Round int // counts from 1; the actions of a round are taken side by side
+	Round int // counts from 1; the actions of a round are taken before its pods are ready or gone
 	At    time.Duration
 	reconcile.Action
 	// Candidates may claim the slot, best first; the first starts the pod. Only of a Start.
@@ -53,7 +51,7 @@ type Course struct {
 	Settled bool
 }
 
-// Flock is a flock whose pods do at once as they are told.
+// Flock is a flock in which nothing but what it is asked to run happens.
 type Flock struct {
 	began, now time.Time
 	want       Wanted
@@ -66,7 +64,8 @@ type member struct {
 	document reconcile.Document
 	declines []reconcile.Decline // of the round
 	state    reconcile.State
-	answers  []reconcile.Answer // for its next step
+	answers  []reconcile.Answer   // for its next step
+	stopping map[types.UID]string // by what
 	pods     map[types.UID]*corev1.Pod
 }
 
@@ -91,7 +90,7 @@ func New(documents []reconcile.Document) *Flock {
 }
 
 func newMember(d reconcile.Document) *member {
-	return &member{document: d, pods: map[types.UID]*corev1.Pod{}}
+	return &member{document: d, stopping: map[types.UID]string{}, pods: map[types.UID]*corev1.Pod{}}
 }
 
 // after lets the flock begin an hour after t: what was under way then is over.
@@ -138,29 +137,12 @@ func (f *Flock) Run(want Wanted) Course {
 	for range rounds {
 		f.round++
 		f.now = f.now.Add(tick)
-		view := f.step(first)
-		actions := view.Actions
-		for _, name := range f.busy(view) {
-			if name != first {
-				actions = append(actions, f.step(name).Actions...)
-			}
-		}
-		wake := view.Wake
-		if len(actions) == 0 && (wake.IsZero() || wake.Sub(f.now) > soon) {
-			for _, name := range f.suspects(view) {
-				d := f.step(name)
-				actions = append(actions, d.Actions...)
-				if !d.Wake.IsZero() && (wake.IsZero() || d.Wake.Before(wake)) {
-					wake = d.Wake
-				}
-			}
-		}
-		f.carryOut(actions)
-		events := f.events(actions, view)
+		events, view, wake := f.live(first)
 		for i := range events {
-			events[i].At = f.now.Sub(began)
+			events[i].Round, events[i].At = f.round, f.now.Sub(began)
 		}
 		c.Events = append(c.Events, events...)
+		f.pass()
 		switch {
 		case len(events) > 0:
 			last = f.now
@@ -173,6 +155,45 @@ func (f *Flock) Run(want Wanted) Course {
 	}
 	c.Settled = false
 	return c
+}
+
+// live lets the nodes act, of which each hears of what the others do, until none has anything to do. It
+// returns what the first said last, and when any wants to be called again.
+func (f *Flock) live(first string) (events []Event, view reconcile.Decision, wake time.Time) {
+	for range rounds {
+		view = f.step(first)
+		actions := view.Actions
+		for _, name := range f.busy(view) {
+			if name != first {
+				actions = append(actions, f.step(name).Actions...)
+			}
+		}
+		wake = view.Wake
+		if len(actions) == 0 && len(events) == 0 && (wake.IsZero() || wake.Sub(f.now) > soon) {
+			for _, name := range f.suspects(view) {
+				d := f.step(name)
+				actions = append(actions, d.Actions...)
+				if !d.Wake.IsZero() && (wake.IsZero() || d.Wake.Before(wake)) {
+					wake = d.Wake
+				}
+			}
+		}
+		events = append(events, f.events(actions, view)...)
+		if !f.carryOut(actions) && !f.asking() {
+			break
+		}
+	}
+	return events, view, wake
+}
+
+// asking reports whether any node has answers to read.
+func (f *Flock) asking() bool {
+	for _, m := range f.members {
+		if len(m.answers) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // step is one pass of a node, which does not carry out what it decides. What it asks is answered at once; a
@@ -194,7 +215,6 @@ func (f *Flock) step(name string) reconcile.Decision {
 		}
 		if len(d.Actions) > 0 {
 			m.answers = in.Answers
-			d.Wake = f.now.Add(tick)
 			return d
 		}
 	}
@@ -242,36 +262,63 @@ func (f *Flock) wakeUp() {
 	f.now = now
 }
 
-// carryOut takes the actions of a round. In its end what was started is ready, what was stopped is gone, and
-// everybody has heard it: also which commits the others have accepted, so that what opens a slot is
-// claimed before the first pod is stopped for the commit. A document is not changed but replaced.
-func (f *Flock) carryOut(actions []reconcile.Action) {
-	started, stopped := map[string][]reconcile.Instance{}, map[types.UID]string{}
+// carryOut takes actions, and reports whether anybody has anything new to say: also which commits are accepted,
+// so that what opens a slot is claimed before the first pod is stopped for the commit. A document is not
+// changed but replaced.
+func (f *Flock) carryOut(actions []reconcile.Action) bool {
+	started := map[string][]reconcile.Instance{}
 	for _, a := range actions {
 		m := f.members[a.Instance.Node]
 		if a.Kind == reconcile.Stop {
-			stopped[a.Instance.UID] = a.By
-			delete(m.pods, a.Instance.UID)
+			m.stopping[a.Instance.UID] = a.By
 			continue
 		}
 		started[a.Instance.Node] = append(started[a.Instance.Node], a.Instance)
 		m.pods[a.Instance.UID] = a.Pod
 	}
+	news := false
 	for name, m := range f.members {
 		next := m.document
 		next.Accepted = f.want.Accepted
 		next.Declines = append(slices.Clip(next.Declines), m.declines...)
-		next.Instances = nil
-		changed := len(m.declines) > 0 || !maps.Equal(m.document.Accepted, next.Accepted)
+		next.Instances = append(slices.Clone(next.Instances), started[name]...)
+		changed := len(m.declines)+len(started[name]) > 0 || !maps.Equal(m.document.Accepted, next.Accepted)
 		m.declines = nil
-		for _, x := range append(slices.Clip(m.document.Instances), started[name]...) {
-			by, ends := stopped[x.UID]
+		for i := range next.Instances {
+			if x := &next.Instances[i]; !x.Terminating {
+				if _, x.Terminating = m.stopping[x.UID]; x.Terminating {
+					x.Ready, changed = false, true
+				}
+			}
+		}
+		news = m.replace(next, changed) || news
+	}
+	return news
+}
+
+// replace publishes a document that has changed.
+func (m *member) replace(next reconcile.Document, changed bool) bool {
+	if changed {
+		next.Seq++
+		m.document = next
+	}
+	return changed
+}
+
+// pass lets time pass until what was started is ready, and what was stopped is gone.
+func (f *Flock) pass() {
+	for _, m := range f.members {
+		next := m.document
+		next.Instances = nil
+		changed := false
+		for _, x := range m.document.Instances {
 			switch {
-			case ends:
-				next.Releases = append(slices.Clip(next.Releases), reconcile.Release{Slot: x.Slot, Revision: x.Revision, Epoch: x.Epoch, By: by, At: f.now})
-				changed = true
-				continue
 			case x.Terminating:
+				if by, ours := m.stopping[x.UID]; ours {
+					next.Releases = append(slices.Clip(next.Releases), reconcile.Release{Slot: x.Slot, Revision: x.Revision, Epoch: x.Epoch, By: by, At: f.now})
+				}
+				delete(m.stopping, x.UID)
+				delete(m.pods, x.UID)
 				changed = true
 				continue
 			case !x.Ready && x.Phase != corev1.PodFailed && x.Phase != corev1.PodSucceeded:
@@ -280,10 +327,7 @@ func (f *Flock) carryOut(actions []reconcile.Action) {
 			}
 			next.Instances = append(next.Instances, x)
 		}
-		if changed {
-			next.Seq++
-			m.document = next
-		}
+		m.replace(next, changed)
 	}
 }
 
@@ -313,8 +357,16 @@ func (f *Flock) busy(view reconcile.Decision) []string {
 		if len(s.Candidates) > 0 {
 			busy[s.Candidates[0]] = true
 		}
-		if s.Rule == reconcile.RuleRollout && s.Node != "" && strings.HasPrefix(s.Reason, fmt.Sprintf("waits for node %s to stop", s.Node)) {
-			busy[s.Node] = true
+		if s.Stops != "" {
+			busy[s.Stops] = true
+		}
+		if s.Pod != "" && s.Rule == reconcile.RulePlacement {
+			busy[s.Node] = true // may stop it first, as there is no room beside it
+		}
+	}
+	for name, m := range f.members {
+		if len(m.answers) > 0 {
+			busy[name] = true
 		}
 	}
 	holder := make(map[reconcile.Slot]string, len(view.Slots))
@@ -346,7 +398,7 @@ func (f *Flock) events(actions []reconcile.Action, view reconcile.Decision) []Ev
 	}
 	events := make([]Event, len(actions))
 	for i, a := range actions {
-		events[i] = Event{Round: f.round, Action: a}
+		events[i] = Event{Action: a}
 		if a.Kind == reconcile.Start {
 			events[i].Candidates = candidates[a.Instance.Slot]
 		}
