@@ -112,6 +112,29 @@ func TestOneTokenAtATime(t *testing.T) {
 	}
 }
 
+// TestATokenCountsPodsInSight is a registrar whose agent has just started, and that has an old document of a node
+// which the others hold for gone: by it, a slot that stops first now has a ready pod still.
+func TestATokenCountsPodsInSight(t *testing.T) {
+	for without, want := range map[rule]bool{noRule: false, ruleSight: true} {
+		w, _ := asked(t, without)
+		w.in.Nodes = append(w.in.Nodes, Node{Node: testNode("n2", "4", "8Gi"), Failed: true})
+		pod := func(ordinal int32, node string, epoch int64, uid types.UID) Instance {
+			return Instance{
+				Slot: Slot{Workload: "uid-web", Ordinal: ordinal}, Revision: "a100m00000", Epoch: epoch, Node: node, UID: uid, Ready: true, ReadySince: w.now.Add(-time.Hour),
+			}
+		}
+		stops := pod(0, "n1", 2, "y")
+		stops.Terminating, stops.Ready = true, false
+		w.in.Documents = []Document{
+			{Node: "n1", Accepted: w.in.Accepted, Instances: []Instance{stops, pod(1, "n1", 1, "z")}},
+			{Node: "n2", Accepted: w.in.Accepted, Instances: []Instance{pod(0, "n2", 1, "x")}},
+		}
+		if got := w.reply(Ask{Kind: AskToken, To: "n0", From: "n1", Boot: 7, Slot: Slot{Workload: "uid-web", Ordinal: 1}, UID: "z", Level: 1}); got.Yes != want {
+			t.Errorf("without rule %d: %+v", without, got)
+		}
+	}
+}
+
 // TestAnAnswerIsOverBeforeItsPromise asks the same again and again, as a node does that waits for something
 // else meanwhile: while it may act on a yes, nobody else gets one.
 func TestAnAnswerIsOverBeforeItsPromise(t *testing.T) {

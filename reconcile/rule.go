@@ -11,6 +11,7 @@ const (
 	ruleAgain           // an answer that is given again is over before its promise
 	ruleYoung           // a node that has just started promises nothing
 	ruleToken           // one slot of a workload at a time
+	ruleSight           // a registrar counts no pod as ready on a node that it does not see
 	ruleHeard           // nothing is claimed before everybody was heard
 	ruleNewest          // nothing is claimed of an app at an old commit
 	rulePrevious        // a lost slot returns to its last revision

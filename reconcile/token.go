@@ -1,6 +1,9 @@
 package reconcile
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // token asks the workload's registrar for the right to change a ready slot now: to stop its pod, or to start
 // another beside it. It returns why the slot must wait.
@@ -43,7 +46,7 @@ func (p *pass) mayChange(out *Answer) {
 	defer release()
 	under := 0
 	for i, o := range p.rolloutOf(w).places {
-		if slots[i].id != a.Slot && (a.Surge && o.surging || !a.Surge && !o.ready) {
+		if slots[i].id != a.Slot && (a.Surge && o.surging || !a.Surge && !(o.ready && p.runs(w, slots[i]))) {
 			under++
 		}
 	}
@@ -58,6 +61,19 @@ func (p *pass) mayChange(out *Answer) {
 	if !given || old.ask != a || p.in.Now.Sub(old.at) >= tokenHolds {
 		p.index.registry.tokens[w.uid] = grant{a, p.in.Now}
 	}
+}
+
+// runs reports whether a slot has an available pod where this node sees the machine: who asks may hold one for
+// gone, and have replaced its pods, of which an agent that has just started still has an old document.
+func (p *pass) runs(w *workload, s *slot) bool {
+	if p.in.without == ruleSight {
+		return true
+	}
+	return slices.ContainsFunc(s.live(), func(m Instance) bool {
+		q := p.index.peers[m.Node]
+		seen := m.Node == p.in.Self || q == nil || q.node == nil || q.node.Stable && !q.node.Failed
+		return seen && m.available(w, p.in.Now)
+	})
 }
 
 // used reports whether documents show what a token was given for.
