@@ -22,6 +22,7 @@ type known struct {
 	objects  []reconcile.Object
 	nodes    []reconcile.Node
 	lookedAt time.Duration // at the gate, for nodes; 0: look again
+	frozen   string        // what the gate last said against moving anything
 
 	slots map[types.UID][]reconcile.SlotDecision // as last decided, by workload
 }

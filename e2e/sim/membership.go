@@ -203,6 +203,10 @@ func (n *node) judge(e gate.Event) {
 		case gate.EndpointsOff, gate.EndpointsOn:
 		}
 	}
+	if why := n.frozen(); why != n.known.frozen {
+		n.known.frozen = why
+		n.poke()
+	}
 	wake := n.gate.Wake()
 	if wake.IsZero() {
 		return

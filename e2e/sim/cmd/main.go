@@ -189,6 +189,7 @@ func save(file string, r *sim.Recording) error {
 type tally struct {
 	lives, documents, starts, second int
 	lived, slowest                   time.Duration
+	slowestSeed                      uint64
 }
 
 func (t *tally) add(o outcome) {
@@ -198,12 +199,12 @@ func (t *tally) add(o outcome) {
 	t.starts += o.all
 	t.second += o.second
 	t.lived += r.End
-	if r.Whole > 0 {
-		t.slowest = max(t.slowest, r.Whole-r.Calm)
+	if took := r.Whole - r.Calm; r.Whole > 0 && took > t.slowest {
+		t.slowest, t.slowestSeed = took, o.life.Seed
 	}
 }
 
 func (t tally) String() string {
-	return fmt.Sprintf("%d lives, %.1f simulated hours, %d documents, %d starts, %d of them second without a partition; whole at most %s after the last fault",
-		t.lives, t.lived.Hours(), t.documents, t.starts, t.second, t.slowest.Round(time.Second))
+	return fmt.Sprintf("%d lives, %.1f simulated hours, %d documents, %d starts, %d of them second without a partition; whole at most %s after the last fault (seed %d)",
+		t.lives, t.lived.Hours(), t.documents, t.starts, t.second, t.slowest.Round(time.Second), t.slowestSeed)
 }
