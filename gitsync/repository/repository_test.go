@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +16,8 @@ import (
 	"github.com/pleachdev/pleach/e2e/needs"
 	"github.com/pleachdev/pleach/gitsync/manifest"
 	"github.com/pleachdev/pleach/gitsync/trust"
+	"github.com/pleachdev/pleach/policy"
+	"github.com/pleachdev/pleach/reconcile"
 )
 
 func run(t testing.TB, dir, name string, args ...string) string {
@@ -80,6 +83,27 @@ func TestInit(t *testing.T) {
 	report := manifest.Validate(os.DirFS(dir))
 	if !report.OK() {
 		t.Fatalf("the new repository is refused: %+v", report)
+	}
+	if w := report.Apps[0].Result.Warnings; len(w) > 0 {
+		t.Errorf("the sample app is warned of: %v", w)
+	}
+	var objects []reconcile.Object
+	for _, o := range report.Apps[0].Result.Objects {
+		objects = append(objects, reconcile.Object{Object: o.Object})
+	}
+	for _, tt := range []struct {
+		access policy.Access
+		want   bool
+	}{
+		{policy.Access{Principals: []string{u.Mail}, Verb: "create", Resource: "pods", Subresource: "exec", Namespace: "default"}, true},
+		{policy.Access{Principals: []string{u.Mail}, Verb: "get", Resource: "pods", Subresource: "log", Namespace: "default"}, true},
+		{policy.Access{Principals: []string{"eve@example.com"}, Verb: "get", Resource: "pods", Subresource: "log", Namespace: "default"}, false},
+		{policy.Access{Principals: []string{u.Mail}, Verb: "create", Resource: "pods", Subresource: "exec", Namespace: "other"}, false},
+		{policy.Access{Principals: []string{u.Mail}, Verb: "delete", Resource: "pods", Namespace: "default"}, false},
+	} {
+		if _, got := policy.Allow(slices.Values(objects), tt.access); got != tt.want {
+			t.Errorf("%s may %s: %v, want %v", tt.access.Principals, tt.access, got, tt.want)
+		}
 	}
 	n := report.Cluster.Nodes[0]
 	if n.Name != "n1" || n.Spec.PodCIDR != "10.244.0.0/24" || n.Labels[corev1.LabelArchStable] != "arm64" || n.Labels[corev1.LabelHostname] != "n1" {
