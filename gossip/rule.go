@@ -9,4 +9,5 @@ const (
 	ruleHanded         // until the node itself has handed over a current one
 	ruleJump           // a node jumps above a newer document that it has signed
 	ruleContested      // and stops when that does not end
+	ruleFew            // among few others a node tells each of them its news itself
 )

@@ -195,7 +195,7 @@ func (s *State) listing(r Range) Listing {
 }
 
 // few reports whether a node tells all others itself of what is news of its own.
-func (s *State) few() bool { return len(s.peers) <= Few }
+func (s *State) few() bool { return len(s.peers) <= Few && s.without != ruleFew }
 
 // choose returns up to n peers at random, except one.
 func (s *State) choose(n int, except string) []string {
