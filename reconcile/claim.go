@@ -56,7 +56,7 @@ func (p *pass) yield() {
 		p.again(x.w.at)
 		p.again(v.w.at)
 		p.at = x.w.at
-		if p.gate(x.w.object.Source.App) != "" {
+		if x.until != "" || p.gate(x.w.object.Source.App) != "" {
 			continue
 		}
 		reason := fmt.Sprintf("preempted by %s of higher priority", x.w.label(x.s))
@@ -93,6 +93,10 @@ func (p *pass) claim(x *want, a placement.Assignment, free *placement.Resources)
 		if x.beside == nil {
 			e.Node = a.Node
 		}
+	}
+	if x.until != "" {
+		p.explain(x.w, x.s, RuleRollout, x.until)
+		return
 	}
 	if a.Node == "" {
 		if x.beside != nil && a.Nominated == "" && p.stopInstead(x, *free) {

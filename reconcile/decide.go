@@ -16,9 +16,10 @@ type want struct {
 	cause    cause
 	// beside is the old pod while the slot surges; nil when the slot is empty.
 	beside *Instance
-	token  bool  // is needed besides the claim
-	moves  bool  // from a drained node
-	epoch  int64 // that the registrar has given; 0 before
+	token  bool   // is needed besides the claim
+	moves  bool   // from a drained node
+	epoch  int64  // that the registrar has given; 0 before
+	until  string // says what a Recreate waits for before it may start: the slot is planned, and not claimed; "" when nothing
 }
 
 // decide goes through the slots of one workload: first those that have the wanted revision or more

@@ -43,9 +43,10 @@ func (p *pass) empty(w *workload, s *slot) {
 		p.explain(w, s, RuleBackOff, fmt.Sprintf("%s; the next starts at %s", reason, memory.Retry.UTC().Format(time.RFC3339)))
 		return
 	}
+	until := ""
 	if w.strategy.recreate {
-		if why := p.othersEnd(w); why != "" {
-			p.explain(w, s, RuleRollout, why)
+		if until = p.othersEnd(w); until != "" && p.in.without == ruleRecreate {
+			p.explain(w, s, RuleRollout, until)
 			return
 		}
 	}
@@ -54,7 +55,7 @@ func (p *pass) empty(w *workload, s *slot) {
 		p.explain(w, s, RuleRollout, why)
 		return
 	}
-	p.wants = append(p.wants, &want{w: w, s: s, template: t, cause: p.causeOf(w, s)})
+	p.wants = append(p.wants, &want{w: w, s: s, template: t, cause: p.causeOf(w, s), until: until})
 }
 
 // othersEnd says which old pods keep a Recreate from starting new ones.

@@ -18,6 +18,7 @@ const (
 	ruleWave            // claims of the latest causes are planned as if there were none
 	ruleClaimed         // also causes of which every slot is claimed
 	ruleInPlace         // a pod that is replaced where it is counts there all the while
+	ruleRecreate        // what a Recreate starts only later is planned from its commit on
 	ruleOlder           // what an older cause opened is planned first
 	ruleEpoch           // nothing is started from disk whose slot went on
 	ruleFrozen          // nothing is moved from a lost node while many vanish, or from the smaller side

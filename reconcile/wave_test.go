@@ -194,6 +194,17 @@ func newRolling(t *testing.T, seed int64, surge int32, without rule) *rolling {
 	return r
 }
 
+// recreate makes the second commit a Recreate with more slots.
+func (r *rolling) recreate(more int32) {
+	for _, o := range []Object{r.old, r.now} {
+		d := o.Object.(*appsv1.Deployment)
+		d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType}
+	}
+	*r.now.Object.(*appsv1.Deployment).Spec.Replicas += more
+	r.w.push(r.now, Object{Object: named("api", deployment("a", 8, 1, 0))})
+	r.commits[1] = r.w.in.Accepted["shop"]
+}
+
 // plan returns which node is to start each slot of the new workload when the others stand so.
 func (r *rolling) plan(stand []replacing) map[Slot]string {
 	in := r.w.input()
@@ -258,5 +269,34 @@ func TestAPlanDoesNotDependOnHowFarARolloutIs(t *testing.T) {
 		if moved[noRule] > 0 || moved[ruleInPlace] == 0 || open[noRule] == 0 {
 			t.Errorf("maxSurge %d: %d of %d slots would be started twice, without the rule %d", surge, moved[noRule], open[noRule], moved[ruleInPlace])
 		}
+	}
+}
+
+// TestAPlanDoesNotDependOnHowFarARecreateIs: the same of a Recreate that a commit also makes larger. Its new
+// slots are planned while its old pods run, end and have ended, so that others do not take their room.
+func TestAPlanDoesNotDependOnHowFarARecreateIs(t *testing.T) {
+	open, moved := 0, map[rule]int{}
+	for _, without := range []rule{noRule, ruleRecreate} {
+		for seed := range seeds(24, 200) {
+			r := newRolling(t, seed, 0, without)
+			r.recreate(int32(1 + seed%3))
+			stand := make([]replacing, len(r.on))
+			whole := r.plan(stand)
+			for _, ways := range [][]replacing{{runsOld, stopping, stopped}, {stopped}} {
+				for i := range stand {
+					stand[i] = ways[r.r.Intn(len(ways))]
+				}
+				open += len(whole)
+				for s, node := range r.plan(stand) {
+					if whole[s] != node {
+						moved[without]++
+					}
+				}
+			}
+		}
+	}
+	t.Logf("of %d slots, %d would be started twice; without the rule %d", open, moved[noRule], moved[ruleRecreate])
+	if moved[noRule] > 0 || moved[ruleRecreate] == 0 || open == 0 {
+		t.Errorf("of %d slots, %d would be started twice, without the rule %d", open, moved[noRule], moved[ruleRecreate])
 	}
 }

@@ -128,12 +128,12 @@ func fewObjects(t testing.TB) *flockRepo {
 	return r
 }
 
-// rollouts changes workloads by surge, by stopping first and mixed, while it makes them larger, brings others, and takes some away.
+// rollouts changes workloads by surge, by stopping first, mixed and all at once, while it makes them larger, brings others, and takes some away.
 func rollouts(t testing.TB) *flockRepo {
 	t.Helper()
 	strategies := []string{
 		"rollingUpdate: {maxSurge: 1, maxUnavailable: 0}", "rollingUpdate: {maxSurge: 0, maxUnavailable: 2}",
-		"rollingUpdate: {maxSurge: 2, maxUnavailable: 1}",
+		"rollingUpdate: {maxSurge: 2, maxUnavailable: 1}", "type: Recreate",
 	}
 	deployment := func(i, image, replicas int) string {
 		return fmt.Sprintf(`apiVersion: apps/v1
