@@ -46,7 +46,7 @@ func (p *pass) mayChange(out *Answer) {
 	defer release()
 	under := 0
 	for i, o := range p.rolloutOf(w).places {
-		if slots[i].id != a.Slot && (a.Surge && o.surging || !a.Surge && !(o.ready && p.runs(w, slots[i]))) {
+		if slots[i].id != a.Slot && (a.Surge && o.surging || !a.Surge && (!o.ready || !p.runs(w, slots[i]))) {
 			under++
 		}
 	}
