@@ -33,19 +33,24 @@ func TestPlanComesTrue(t *testing.T) {
 	for _, set := range []struct {
 		name  string
 		nodes int
+		draws uint64
 		repo  func(testing.TB) *flockRepo
 	}{
-		{"services", 5, fewObjects},
-		{"300 objects", 8, func(t testing.TB) *flockRepo { return servicesRepo(t, 8, 60) }},
-		{"rollouts", 6, rollouts},
-		{"manifests", 4, otherManifests},
+		{"services", 5, draws, fewObjects},
+		{"300 objects", 8, draws, func(t testing.TB) *flockRepo { return servicesRepo(t, 8, 60) }},
+		{"rollouts", 6, draws, rollouts},
+		{"manifests", 4, draws, otherManifests},
+		{"5,000 objects", 20, 1, manyObjects},
 	} {
 		t.Run(set.name, func(t *testing.T) {
+			if set.name == "5,000 objects" && testing.Short() {
+				t.Skip("takes a minute")
+			}
 			seen, err := set.repo(t).options(set.nodes).look(t.Context(), "before..HEAD")
 			if err != nil {
 				t.Fatal(err)
 			}
-			for seed := range draws {
+			for seed := range set.draws {
 				seen.redraw(seed)
 				comesTrue(t, seen, seed)
 			}
