@@ -46,7 +46,7 @@ func (p *pass) mayChange(out *Answer) {
 	defer release()
 	under := 0
 	for i, o := range p.rolloutOf(w).places {
-		if slots[i].id != a.Slot && (a.Surge && o.surging || !a.Surge && (!o.ready || !p.runs(w, slots[i]))) {
+		if slots[i].id != a.Slot && (a.Surge && o.surging || !a.Surge && !p.runs(w, slots[i])) {
 			under++
 		}
 	}
@@ -66,12 +66,9 @@ func (p *pass) mayChange(out *Answer) {
 // runs reports whether a slot has an available pod where this node sees the machine: who asks may hold one for
 // gone, and have replaced its pods, of which an agent that has just started still has an old document.
 func (p *pass) runs(w *workload, s *slot) bool {
-	if p.in.without == ruleSight {
-		return true
-	}
 	return slices.ContainsFunc(s.live(), func(m Instance) bool {
 		q := p.index.peers[m.Node]
-		seen := m.Node == p.in.Self || q == nil || q.node == nil || q.node.Stable && !q.node.Failed
+		seen := m.Node == p.in.Self || q == nil || q.node == nil || q.node.Stable && !q.node.Failed || p.in.without == ruleSight
 		return seen && m.available(w, p.in.Now)
 	})
 }
