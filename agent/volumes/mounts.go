@@ -1,16 +1,14 @@
 package volumes
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,24 +88,15 @@ func (Kernel) UnmountBelow(dir string) error {
 }
 
 func mountsBelow(dir string) ([]string, error) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return nil, err
 	}
-	var at []string
-	octal := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	lines := bufio.NewScanner(bytes.NewReader(table))
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		target := octal.Replace(fields[4])
-		if target == dir || strings.HasPrefix(target, dir+"/") {
-			at = append(at, target)
-		}
+	at := make([]string, 0, len(mounts))
+	for _, m := range mounts {
+		at = append(at, m.Mountpoint)
 	}
-	return at, lines.Err()
+	return at, nil
 }
 
 // openAt opens a file or directory without following symlinks out of the volume and without

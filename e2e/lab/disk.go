@@ -6,8 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -67,15 +67,13 @@ func (n *Node) disk() string { return filepath.Join(n.Dir, "pleach") }
 
 // unmountBelow unmounts what is mounted below a directory. Who still uses it keeps it until it ends.
 func unmountBelow(dir string) error {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(string(table)) {
-		if fields := strings.Fields(line); len(fields) > 4 && within(dir, fields[4]) {
-			if err := unix.Unmount(fields[4], unix.MNT_DETACH); err != nil {
-				return &os.PathError{Op: "unmount", Path: fields[4], Err: err}
-			}
+	for _, m := range mounts {
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil {
+			return &os.PathError{Op: "unmount", Path: m.Mountpoint, Err: err}
 		}
 	}
 	return nil
