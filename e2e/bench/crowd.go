@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/pleachdev/pleach/agent/api"
+	"github.com/pleachdev/pleach/e2e/lab"
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/gitstore"
 	"github.com/pleachdev/pleach/gitsync/trust"
@@ -33,7 +34,6 @@ const (
 	crowdEach       = 20  // pods of each
 	crowdOf         = 50  // replicas of each of their deployments
 	crowdPerMessage = 100 // documents
-	peerPort        = "7434"
 )
 
 // crowd measures what an agent holds of a thousand other nodes: the config repository enrols them, and one
@@ -220,7 +220,7 @@ func (f *flock) tellOf(others []other, accepted *gitsync.Accepted) error {
 		size += len(d.Bytes())
 	}
 	fmt.Fprintf(os.Stderr, "    %d documents of %d bytes in the mean\n", len(documents), size/len(documents))
-	door, err := f.door(net.JoinHostPort(f.node.Addr.String(), peerPort))
+	door, err := f.door(net.JoinHostPort(f.node.Addr.String(), lab.PeerPort))
 	if err != nil {
 		return err
 	}

@@ -20,8 +20,7 @@ func loop() time.Duration {
 // TestAgentAway: an agent that is upgraded, and one that cannot stay up, move no pod and restart no container.
 func TestAgentAway(t *testing.T) {
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	same := func(t *testing.T) {
 		t.Helper()

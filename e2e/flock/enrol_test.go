@@ -24,14 +24,12 @@ import (
 // by a commit, which moves its pods before it ends them, and removed by another: it is nobody from then on.
 func TestJoinAndLeave(t *testing.T) {
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	rest := slices.Clone(f.machines)
 
 	m := f.newMachine()
-	key := m.pleach(f, "node", "key")
-	f.commit("node", "add", m.Name, "--key", key, "--token-key", m.pleach(f, "node", "key", "--token"), "--arch", runtime.GOARCH, "--address", m.Addr.String())
+	f.add(m)
 	id := f.push(rest...)
 	// The annotations of the others are all that it has to find them by.
 	f.startAgentWith(m, m.Name, "--journal", f.recorder.journal(m.Name))
@@ -55,9 +53,7 @@ func TestJoinAndLeave(t *testing.T) {
 		f.hasWayTo(other, m, true)
 	}
 
-	spectator := f.watchPods(f.machines...)
-	time.Sleep(2 * near) // until it has met all of them
-	began := time.Now().Add(near)
+	spectator, began := f.watchAll()
 	f.commit("node", "drain", m.Name)
 	f.push(f.machines...)
 	f.wait("the drained node is empty", func(ctx context.Context) error {
@@ -206,6 +202,13 @@ func (f *flock) hasWayTo(m, to *machine, want bool) {
 		}
 		return nil
 	})
+}
+
+// add commits a node with the keys that its machine shows.
+func (f *flock) add(m *machine) {
+	f.t.Helper()
+	f.commit("node", "add", m.Name, "--key", m.pleach(f, "node", "key"), "--token-key", m.pleach(f, "node", "key", "--token"),
+		"--arch", runtime.GOARCH, "--address", m.Addr.String())
 }
 
 // nodeKey reads the private key of a node, as a thief would.

@@ -14,8 +14,7 @@ import (
 // TestGit: what the server does to a flock, and what it cannot do to it.
 func TestGit(t *testing.T) {
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	f.spread(6)
 	// Who is cut off from Git is cut off from the registry too: both images are everywhere from here on.
 	f.change(nextImage)

@@ -18,13 +18,10 @@ import (
 // ends, no container restarts, and nobody ever holds the node for gone.
 func TestKeyRotated(t *testing.T) {
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	m, rest := f.machines[1], []*machine{f.machines[0], f.machines[2]}
-	spectator := f.watchPods(f.machines...)
-	time.Sleep(2 * near) // until it has met all of them
-	began := time.Now().Add(near)
+	spectator, began := f.watchAll()
 	goneNever := f.neverGone(m, rest...)
 	old := f.nodeKey(m)
 
@@ -64,13 +61,10 @@ func TestKeyRotated(t *testing.T) {
 // first was started again, as it says, all is as before.
 func TestTwoMachinesWithOneKey(t *testing.T) {
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	m, rest := f.machines[2], f.machines[:2]
-	spectator := f.watchPods(f.machines...)
-	time.Sleep(2 * near) // until it has met all of them
-	began := time.Now().Add(near)
+	spectator, began := f.watchAll()
 
 	f.recorder.setQuiet(false)
 	twin := f.bareMachine("twin")

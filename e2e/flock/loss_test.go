@@ -28,8 +28,7 @@ func (f *flock) stays(before, after map[string][]string, nodes ...*machine) {
 // from the rest for a while.
 func TestNodeLost(t *testing.T) {
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	head := f.deploy("six replicas", f.machines...)
+	head := f.deployWeb()
 	before := f.spread(6)
 	lost, rest := f.machines[2], f.machines[:2]
 	spectator := f.watchPods(f.machines...)
@@ -77,8 +76,7 @@ func TestNodeLost(t *testing.T) {
 // not see, and the other half never does.
 func TestHalves(t *testing.T) {
 	f := newFlock(t, 4)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	spectator := f.watchPods(f.machines...)
 	f.recorder.setQuiet(false)

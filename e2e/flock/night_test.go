@@ -41,8 +41,7 @@ func long(t *testing.T, usual time.Duration) time.Duration {
 func TestNightWithoutGit(t *testing.T) {
 	away := long(t, 10*time.Minute)
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	f.verified()
 	lost, rest := f.machines[2], f.machines[:2]
@@ -120,8 +119,7 @@ func (f *flock) calm(n int) map[string][]string {
 func TestNightStarved(t *testing.T) {
 	d := long(t, time.Hour)
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	for _, m := range f.machines {
 		for i := range runtime.NumCPU() {
@@ -164,8 +162,7 @@ func TestNightStarved(t *testing.T) {
 func TestNightFrozen(t *testing.T) {
 	long(t, 0)
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	frozen, rest := f.machines[2], f.machines[:2]
 	// To everybody else it is cut off, and to itself everybody else is.

@@ -143,6 +143,13 @@ func (f *flock) rolled(n int, image string, nodes ...*machine) map[string][]stri
 	return f.settled(n, nodes...)
 }
 
+// deployWeb deploys six replicas, over all nodes.
+func (f *flock) deployWeb() string {
+	f.t.Helper()
+	f.repo.Write(appDir+"/web.yaml", web)
+	return f.deploy("six replicas", f.machines...)
+}
+
 // deploy commits the work tree, pushes, and waits until these nodes have accepted it.
 func (f *flock) deploy(message string, nodes ...*machine) string {
 	f.t.Helper()

@@ -16,11 +16,9 @@ import (
 // missed by who asks them over HTTP, but what the dead node ran.
 func TestRollout(t *testing.T) {
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	placed := f.spread(6)
-	spectator := f.watchPods(f.machines...)
-	time.Sleep(2 * near) // until it has met all of them
+	spectator, _ := f.watchAll()
 
 	t.Run("pods reach each other", func(t *testing.T) { f.in(t).reachEachOther(placed) })
 	t.Run("status branch", func(t *testing.T) { f.in(t).verified() })

@@ -20,8 +20,7 @@ const statusBranch = "pleach/status"
 func TestStatusBranch(t *testing.T) {
 	t.Parallel()
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	f.spread(6)
 	f.verified()
 	reader, victim := f.machines[0], f.machines[1]

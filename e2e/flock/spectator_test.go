@@ -32,6 +32,14 @@ const (
 	near = 400 * time.Millisecond
 )
 
+// watchAll asks the pods of all nodes until the test ends, and returns from when on it has met all of them.
+func (f *flock) watchAll() (s *spectator, met time.Time) {
+	f.t.Helper()
+	s = f.watchPods(f.machines...)
+	time.Sleep(2 * near)
+	return s, time.Now().Add(near)
+}
+
 // watchPods asks the pods of these nodes until the test ends.
 func (f *flock) watchPods(nodes ...*machine) *spectator {
 	f.t.Helper()

@@ -18,13 +18,10 @@ import (
 // notice. When there is room again the node follows.
 func TestFullDisk(t *testing.T) {
 	f := newFlock(t, 3, func(n *lab.Node) error { return n.SmallDisk(768 << 20) })
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	full, rest := f.machines[1], f.machines[:1]
-	spectator := f.watchPods(f.machines...)
-	time.Sleep(2 * near) // until it has met all of them
-	began := time.Now().Add(near)
+	spectator, began := f.watchAll()
 
 	f.must(full.FillDisk(true))
 	f.recorder.setQuiet(false)
@@ -91,8 +88,7 @@ func TestFullDisk(t *testing.T) {
 // agent does not. The others see that and move nothing; when it goes on all is as it was.
 func TestFrozen(t *testing.T) {
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	frozen, rest := f.machines[2], f.machines[:2]
 	f.must(frozen.Freeze(true))
@@ -122,8 +118,7 @@ func TestFrozen(t *testing.T) {
 // takes either for dead, and a rollout ends.
 func TestBadCables(t *testing.T) {
 	f := newFlock(t, 3, (*lab.Node).LongCable)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	end := f.recorder.begin(sim.Loss, "")
 	f.must(f.underlay.Lose(f.machines[1].Node, 20))

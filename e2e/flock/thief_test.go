@@ -14,11 +14,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/pleachdev/pleach/e2e/lab"
 	"github.com/pleachdev/pleach/gossip/peer"
 )
-
-// peerPort is where agents serve each other.
-const peerPort = "7434"
 
 // thief is somebody on the network who holds a node's key, and speaks to the agents as that node. He uses
 // nothing of Pleach's own client.
@@ -43,7 +41,7 @@ func (x thief) say(ctx context.Context, m *machine, method, path string, header 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, method, "https://"+net.JoinHostPort(m.Addr.String(), peerPort)+path, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, method, "https://"+net.JoinHostPort(m.Addr.String(), lab.PeerPort)+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -13,8 +13,7 @@ func TestVXLAN(t *testing.T) {
 	f := newFlockWith(t, 3, func(r *lab.Repo) {
 		r.Replace("pleach.yaml", "spec:\n", "spec:\n  network: {transport: vxlan}\n")
 	})
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	before := f.spread(6)
 	lost, rest := f.machines[2], f.machines[:2]
 	f.reachEachOther(before)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 )
 
@@ -13,8 +12,7 @@ import (
 // counts.
 func TestWiped(t *testing.T) {
 	f := newFlock(t, 3)
-	f.repo.Write(appDir+"/web.yaml", web)
-	f.deploy("six replicas", f.machines...)
+	f.deployWeb()
 	placed := f.spread(6)
 	m, rest := f.machines[2], f.machines[:2]
 	spectator := f.watchPods(rest...)
@@ -42,8 +40,7 @@ func TestWiped(t *testing.T) {
 			head := f.repo.Head()
 			if c.newKey {
 				f.commit("node", "remove", m.Name, "--forget")
-				f.commit("node", "add", m.Name, "--key", m.pleach(f, "node", "key"), "--token-key", m.pleach(f, "node", "key", "--token"),
-					"--arch", runtime.GOARCH, "--address", m.Addr.String())
+				f.add(m)
 				head = f.push(rest...)
 			}
 			f.startAgent(m)

@@ -11,6 +11,9 @@ import (
 	"sync"
 )
 
+// PeerPort is where agents serve each other unless they are told another.
+const PeerPort = "7434"
+
 // Pleach builds the program under test, with the node binaries inside, once in a process.
 var Pleach = sync.OnceValues(func() (program string, err error) {
 	ctx := context.Background()
