@@ -7,9 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/pleachdev/pleach/gitsync"
 	"github.com/pleachdev/pleach/gitsync/trust"
 	"github.com/pleachdev/pleach/gossip/peer"
@@ -31,10 +28,7 @@ func TestTwoMachinesWithOneKeyStartNothingMore(t *testing.T) {
 	}
 	original := f.nodes["b"]
 	f.ports["b"] = freePorts(t)
-	f.nodes["b"] = &testNode{
-		node: &node{Config: Config{Dir: dir, Node: "b"}, signer: twin.signer},
-		pods: &livePods{pods: map[types.UID]*corev1.Pod{}, changed: make(chan struct{}, 1), ip: "10.1.1.3"},
-	}
+	f.nodes["b"] = newTestNode("b", dir, twin.signer, "10.1.1.3")
 	f.start("b", accepted)
 	for _, n := range []*testNode{original, f.nodes["b"]} {
 		f.once("both machines say that there is another", func() bool {
@@ -54,10 +48,7 @@ func TestAWipedNodeCountsOn(t *testing.T) {
 	f.once("six replicas, one each", func() bool { return f.each(6) })
 	lost := f.nodes["b"]
 	lost.stop()
-	f.nodes["b"] = &testNode{
-		node: &node{Config: Config{Dir: t.TempDir(), Node: "b"}, signer: lost.signer},
-		pods: &livePods{pods: map[types.UID]*corev1.Pod{}, changed: make(chan struct{}, 1), ip: "10.1.1.3"},
-	}
+	f.nodes["b"] = newTestNode("b", t.TempDir(), lost.signer, "10.1.1.3")
 	f.start("b", accepted)
 	f.once("six replicas, one each", func() bool { return f.each(6) })
 	f.once("b's document beyond its old one", func() bool {

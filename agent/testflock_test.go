@@ -85,6 +85,14 @@ type testNode struct {
 	planned time.Duration
 }
 
+// newTestNode is a node that has no pods; ip is that of the first.
+func newTestNode(name, dir string, signer *trust.SigningKey, ip string) *testNode {
+	return &testNode{
+		node: &node{Config: Config{Dir: dir, Node: name}, signer: signer},
+		pods: &livePods{pods: map[types.UID]*corev1.Pod{}, changed: make(chan struct{}, 1), ip: ip},
+	}
+}
+
 // testFlock is several of them over loopback.
 type testFlock struct {
 	t     *testing.T
@@ -104,10 +112,7 @@ func newTestFlock(t *testing.T, names ...string) *testFlock {
 		}
 		f.keys[name] = []*trust.SigningKey{key}
 		f.ports[name] = freePorts(t)
-		f.nodes[name] = &testNode{
-			node: &node{Config: Config{Dir: dir, Node: name}, signer: key},
-			pods: &livePods{pods: map[types.UID]*corev1.Pod{}, changed: make(chan struct{}, 1), ip: fmt.Sprintf("10.1.%d.2", i)},
-		}
+		f.nodes[name] = newTestNode(name, dir, key, fmt.Sprintf("10.1.%d.2", i))
 	}
 	return f
 }

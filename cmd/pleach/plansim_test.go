@@ -34,16 +34,17 @@ func TestPlanComesTrue(t *testing.T) {
 		name  string
 		nodes int
 		draws uint64
+		long  bool // left out of the short tests
 		repo  func(testing.TB) *flockRepo
 	}{
-		{"services", 5, draws, fewObjects},
-		{"300 objects", 8, draws, func(t testing.TB) *flockRepo { return servicesRepo(t, 8, 60) }},
-		{"rollouts", 6, draws, rollouts},
-		{"manifests", 4, draws, otherManifests},
-		{"5,000 objects", 20, 1, manyObjects},
+		{"services", 5, draws, false, fewObjects},
+		{"300 objects", 8, draws, false, func(t testing.TB) *flockRepo { return servicesRepo(t, 8, 60) }},
+		{"rollouts", 6, draws, false, rollouts},
+		{"manifests", 4, draws, false, otherManifests},
+		{"5,000 objects", 20, 1, true, manyObjects},
 	} {
 		t.Run(set.name, func(t *testing.T) {
-			if set.name == "5,000 objects" && testing.Short() {
+			if set.long && testing.Short() {
 				t.Skip("takes a minute")
 			}
 			seen, err := set.repo(t).options(set.nodes).look(t.Context(), "before..HEAD")
