@@ -178,7 +178,7 @@ func (p *pass) outdated(w *workload, s *slot) {
 		p.change(w, s, m, fmt.Sprintf("revision %s follows", w.revision))
 	default:
 		w.roll.places[s.index].surging = true
-		old := m
+		old := m // so that only what a want keeps is made
 		p.wants = append(p.wants, &want{w: w, s: s, template: &w.templates[0], cause: causeOf(w.object.Commit), beside: &old, token: token})
 	}
 }

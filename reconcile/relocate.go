@@ -88,7 +88,7 @@ func (p *pass) relocate(w *workload, s *slot, m Instance) bool {
 		return true
 	}
 	if beside {
-		old := m
+		old := m // as in outdated
 		p.wants = append(p.wants, &want{w: w, s: s, template: t, cause: causeOf(p.in.Accepted[clusterUnit]), beside: &old, token: true, moves: true})
 		return true
 	}

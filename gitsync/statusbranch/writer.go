@@ -2,11 +2,11 @@
 // document (status/<node>.cbor) and files for people, in commits that a node's key signs.
 //
 // Every node has a [Writer] and tells it of new content whenever it likes, which is made when it is to be
-// written. One of them, the courier,
-// pushes the newest of it, on change only and within a budget of pushes; the others stand by, each
-// longer than the one before it, and push when the branch has not taken in what they wait with. Two
-// couriers at once harm nothing: a push compares and swaps, and the loser reads again what is there;
-// and of two documents of a node the newer one stays, whoever writes. Nothing ever waits for the branch.
+// written. One of them, the courier, pushes the newest of it, on change only and within a budget of pushes;
+// the others stand by, each longer than the one before it, and push when the branch has not taken in what
+// they wait with. Two couriers at once harm nothing: a push compares and swaps, and the loser reads again
+// what is there; and of two documents of a node the newer one stays, whoever writes. Nothing ever waits for
+// the branch.
 package statusbranch
 
 import (

@@ -2,7 +2,8 @@
 //
 // It drives [reconcile.Step], the very function that agents run, for all nodes of a flock in which
 // every message arrives at once, and pods take a while: those that were started are ready, and those that
-// were stopped are gone, when no node has anything more to do before. What it foretells is what a flock does in which nothing else happens. It is pure, as reconcile is.
+// were stopped are gone, when no node has anything more to do before. What it foretells is what a flock does in
+// which nothing else happens. It is pure, as reconcile is.
 package foretell
 
 import (
