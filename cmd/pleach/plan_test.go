@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/pleachdev/pleach/e2e/needs"
+	"github.com/pleachdev/pleach/gitsync/trust"
 )
 
 // flockRepo is a config repository whose commits are signed by one person.
@@ -80,7 +81,7 @@ func seededKey(t testing.TB, name string) (private ed25519.PrivateKey, authorize
 	if err != nil {
 		t.Fatal(err)
 	}
-	return private, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(public)))
+	return private, trust.AuthorizedKey(public)
 }
 
 // add writes files and lists the folders below apps/ in pleach.yaml.

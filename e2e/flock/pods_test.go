@@ -53,6 +53,15 @@ func (f *flock) placed(ctx context.Context, n int, nodes ...*machine) (map[strin
 	return out, nil
 }
 
+// unmoved says what these nodes run otherwise than before, or have that is not ready.
+func (f *flock) unmoved(ctx context.Context, before map[string][]string, nodes ...*machine) error {
+	now, err := f.placed(ctx, len(all(before)), nodes...)
+	if err == nil && !slices.Equal(all(now), all(before)) {
+		err = fmt.Errorf("%v was %v", now, before)
+	}
+	return err
+}
+
 // agreed waits until every node says by the others' documents that these pods are there, all ready, and no
 // other.
 func (f *flock) agreed(placed map[string][]string) {

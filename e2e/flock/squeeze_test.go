@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,21 +36,7 @@ func TestFullDisk(t *testing.T) {
 		return err
 	})
 	lab.Hold(t, 10*time.Second, "its pods run on", func(ctx context.Context) error {
-		pods, err := full.own(ctx)
-		if err != nil {
-			return err
-		}
-		var names []string
-		for _, p := range pods {
-			if !ready(p) {
-				return fmt.Errorf("%s is not ready", p.Name)
-			}
-			names = append(names, p.Name)
-		}
-		if slices.Sort(names); !slices.Equal(names, slices.Sorted(slices.Values(before[full.Name]))) {
-			return fmt.Errorf("it runs %v, and ran %v", names, before[full.Name])
-		}
-		return nil
+		return f.unmoved(ctx, map[string][]string{full.Name: before[full.Name]}, full)
 	})
 	f.always(spectator, 6, began, "with a full disk")
 
@@ -124,11 +109,7 @@ func TestBadCables(t *testing.T) {
 	f.must(f.underlay.Lose(f.machines[1].Node, 20))
 	f.must(f.underlay.Delay(f.machines[2].Node, 200*time.Millisecond))
 	lab.Hold(t, 20*time.Second, "nobody moves a pod", func(ctx context.Context) error {
-		now, err := f.placed(ctx, 6, f.machines...)
-		if err == nil && !slices.Equal(all(now), all(before)) {
-			err = fmt.Errorf("%v was %v", now, before)
-		}
-		return err
+		return f.unmoved(ctx, before, f.machines...)
 	})
 	f.change(nextImage)
 	f.rolled(6, nextImage, f.machines...)
